@@ -1,0 +1,321 @@
+"""Neuron attribution: how much each MLP neuron carries of the target's log-probability.
+
+`score[layer, i] = mean over prompts of sum over positions of g (a - a')`, with `a` the neuron's activation
+after the nonlinearity (`mlp.hook_post`), `g` the gradient of the whole target's log-probability there (nats),
+and `a'` the activation under corruption (`attribution_patching`; Nanda 2023, Kramar et al. 2024) or zero
+(`gradient_x_activation`). Positive: the neuron speaks for the target. All neurons of all layers come from one
+forward and one backward pass per batch.
+
+`cost[layer, i] = sqrt(mean over neutral tokens of (g a)^2)` with `g` the gradient of neutral text's loss: the
+diagonal-Fisher estimate of what removing the neuron costs (as in Taylor pruning, Molchanov et al. 2017).
+
+Gradients are first order; so the highest scores are checked by really ablating each neuron (activation to
+zero at every position), and both numbers are kept side by side.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from tl_toxmem.config import AttributeConfig
+from tl_toxmem.corrupt import add_noise, gaussian_noise, noise_level
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.progress import track
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.stats import mean_estimate
+from tl_toxmem.tokens import PromptTokens, align, target_batch, target_log_prob
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "neuron_scores"
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """Attribution of every neuron, what it would cost to remove it, and the check of the highest scores.
+
+    Attributes:
+        method: how `scores` were made.
+        n_prompts: prompts they are a mean over.
+        scores: [layer, d_mlp], nats of the target's log-probability.
+        cost: [layer, d_mlp], nats of neutral loss per token; NaN where no neutral text was given.
+        mean_activation: [layer, d_mlp] on neutral text, NaN likewise.
+        verified: [neuron, 2] the (layer, neuron) of the highest scores, highest first.
+        measured: [neuron, prompt] what ablating each really takes from the target's log-probability.
+        seed: of the noise and the intervals.
+    """
+
+    method: str
+    n_prompts: int
+    scores: Float[Tensor, "layer d_mlp"]
+    cost: Float[Tensor, "layer d_mlp"]
+    mean_activation: Float[Tensor, "layer d_mlp"]
+    verified: Int[Tensor, "neuron 2"]
+    measured: Float[Tensor, "neuron prompt"]
+    seed: int
+
+    def __repr__(self) -> str:
+        layers, d_mlp = self.scores.shape
+        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons, {self.n_prompts} prompts)"
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman correlation of estimated and measured effects over the verified neurons (NaN below 3)."""
+        if len(self.verified) < 3:
+            return float("nan")
+        estimated = self.scores[self.verified[:, 0], self.verified[:, 1]]
+        return float(spearmanr(estimated.numpy(), self.measured.mean(1).numpy()).statistic)
+
+    def per_cost(self, *, floor: float) -> Float[Tensor, "layer d_mlp"]:
+        """`score / (cost + floor x mean cost)`: what a neuron gives for what removing it costs.
+
+        Raises:
+            ToxmemError: scores that were made without neutral text.
+        """
+        if self.cost.isnan().any():
+            raise ToxmemError("these scores have no cost: give neutral text to attribute_neurons")
+        return self.scores / (self.cost + floor * self.cost.mean())
+
+    def top(self, k: int) -> NeuronSet:
+        """The `k` neurons of highest score."""
+        return top_neurons(self.scores, k)
+
+    def frame(self) -> "pd.DataFrame":
+        """The verified neurons: estimated and measured effect (nats) with interval, cost."""
+        import pandas as pd
+
+        rows = []
+        for (layer, neuron), effects in zip(self.verified.tolist(), self.measured, strict=True):
+            estimate = mean_estimate(effects.numpy(), seed=self.seed)
+            rows.append(
+                {
+                    "layer": layer,
+                    "neuron": neuron,
+                    "score": float(self.scores[layer, neuron]),
+                    "cost": float(self.cost[layer, neuron]),
+                    "measured": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "n": estimate.n,
+                }
+            )
+        columns = ["layer", "neuron", "score", "cost", "measured", "low", "high", "n"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def plot(self) -> "go.Figure":
+        """Estimated against measured effects of the verified neurons."""
+        from tl_toxmem.plots import plot_scores
+
+        return plot_scores(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        names = ("scores", "cost", "mean_activation", "verified", "measured")
+        meta = {"method": self.method, "n_prompts": self.n_prompts, "seed": self.seed}
+        write_tensors(Path(path), KIND, {name: getattr(self, name) for name in names}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronScores":
+        """Read what `save` wrote; the model is not needed."""
+        tensors, meta = read_tensors(Path(path), KIND)
+        return cls(method=meta["method"], n_prompts=meta["n_prompts"], seed=meta["seed"], **tensors)
+
+
+def top_neurons(values: Float[Tensor, "layer d_mlp"], k: int) -> NeuronSet:
+    """The `k` neurons of highest value."""
+    n_layers, d_mlp = values.shape
+    if not 0 <= k <= values.numel():
+        raise ToxmemError(f"k is {k}, the model has {values.numel()} neurons")
+    flat = values.flatten().topk(k).indices.tolist()
+    return NeuronSet(tuple((i // d_mlp, i % d_mlp) for i in flat), n_layers, d_mlp)
+
+
+def attribute_neurons(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: AttributeConfig | None = None,
+    neutral: Sequence[str] | None = None,
+) -> NeuronScores:
+    """Score every MLP neuron, and check the highest scores.
+
+    Args:
+        model: any host; processed weights are fine, since `hook_post` is the same.
+        prompts: with their targets.
+        cfg: method, noise, how many to check.
+        neutral: text that the cost is estimated on; not the text that perplexity is reported on.
+
+    Raises:
+        ToxmemError: no prompts, one that does not fit the model, or neutral text without two tokens.
+    """
+    cfg = cfg or AttributeConfig()
+    items = align(model, prompts)
+    if not items:
+        raise ToxmemError("nothing to attribute: the prompt set is empty")
+    level = noise_level(model, items, sigma=cfg.noise_sigma)
+    total = torch.zeros(model.n_layers, model.d_mlp)
+    for batch in track(_batches(items, cfg.batch_size), "attribute", total=_n_batches(items, cfg.batch_size)):
+        total += _batch_scores(model, batch, cfg=cfg, level=level)
+    scores = total / len(items)
+    cost, mean_activation = _removal_cost(model, neutral, cfg=cfg)
+    verified = _highest(scores, min(cfg.verify_top, scores.numel()))
+    measured = measure_ablations(model, items, verified, batch_size=cfg.batch_size)
+    return NeuronScores(
+        method=cfg.method,
+        n_prompts=len(items),
+        scores=scores,
+        cost=cost,
+        mean_activation=mean_activation,
+        verified=torch.tensor(verified, dtype=torch.long).reshape(-1, 2),
+        measured=measured,
+        seed=cfg.seed,
+    )
+
+
+def _batch_scores(
+    model: LensModel, batch: list[PromptTokens], *, cfg: AttributeConfig, level: float
+) -> Float[Tensor, "layer d_mlp"]:
+    """The sum over a batch of `sum over positions of gradient x difference`."""
+    tokens, mask, keep = target_batch(model, batch)
+    activations, gradients = model.gradients(
+        tokens, mask, metric=lambda logits: target_log_prob(logits, batch).sum(), keep=keep
+    )
+    if cfg.method == "attribution_patching":
+        corrupted = _corrupted_activations(model, batch, cfg=cfg, level=level)
+        activations = [clean - noisy for clean, noisy in zip(activations, corrupted, strict=True)]
+    real = mask[:, :, None]
+    sums = [(g * a * real).float().sum((0, 1)) for g, a in zip(gradients, activations, strict=True)]
+    return torch.stack(sums).cpu()
+
+
+def _corrupted_activations(
+    model: LensModel, batch: list[PromptTokens], *, cfg: AttributeConfig, level: float
+) -> list[Float[Tensor, "batch pos d_mlp"]]:
+    """Mean activations over noise draws, per layer, padded as the batch is."""
+    width = max(len(item.full) for item in batch)
+    result = [torch.zeros(len(batch), width, model.d_mlp, device=model.device) for _ in range(model.n_layers)]
+    for row, item in enumerate(batch):
+        noise = gaussian_noise(item, level=level, n_noise=cfg.n_noise, d_model=model.d_model, seed=cfg.seed)
+        grown = torch.nn.functional.pad(noise, (0, 0, 0, len(item.full) - len(item.tokens)))
+        tokens, mask = model.pad([item.full] * cfg.n_noise)
+        with model.hooks([("embed", 0, add_noise(grown))]):
+            _, found = model.capture(
+                tokens, mask, sites=[("mlp_post", layer) for layer in range(model.n_layers)], keep=1
+            )
+        for layer in range(model.n_layers):
+            result[layer][row, width - len(item.full) :] = found["mlp_post", layer].float().mean(0)
+    return result
+
+
+def _removal_cost(
+    model: LensModel, neutral: Sequence[str] | None, *, cfg: AttributeConfig
+) -> tuple[Float[Tensor, "layer d_mlp"], Float[Tensor, "layer d_mlp"]]:
+    """Cost and mean activation of every neuron on neutral text; NaN without any."""
+    squares = torch.zeros(model.n_layers, model.d_mlp)
+    sums = torch.zeros(model.n_layers, model.d_mlp)
+    if neutral is None:
+        return torch.full_like(squares, torch.nan), torch.full_like(sums, torch.nan)
+    n_tokens = 0
+    rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens)
+    for batch in track(_batches(rows, cfg.batch_size), "cost", total=_n_batches(rows, cfg.batch_size)):
+        tokens, mask = model.pad(batch)
+        activations, gradients = model.gradients(
+            tokens, mask, metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum()  # noqa: B023
+        )
+        real = mask[:, :, None]
+        for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
+            squares[layer] += (((g * a).float() ** 2) * real).sum((0, 1)).cpu()
+            sums[layer] += (a.float() * real).sum((0, 1)).cpu()
+        n_tokens += int(mask.sum())
+    return (squares / n_tokens).sqrt(), sums / n_tokens
+
+
+def measure_ablations(
+    model: LensModel, items: list[PromptTokens], neurons: Sequence[Neuron], *, batch_size: int
+) -> Float[Tensor, "neuron prompt"]:
+    """What zeroing each neuron, alone and at every position, takes from each target's log-probability (nats).
+
+    Each ablation resumes from the residual stream that enters the neuron's layer.
+    """
+    effects = torch.zeros(len(neurons), len(items))
+    done = 0
+    total = _n_batches(items, batch_size) * len(neurons)
+    steps = track(iter(lambda: 0, 1), "ablate", total=total)
+    for batch in _batches(items, batch_size):
+        tokens, mask, keep = target_batch(model, batch)
+        layers = sorted({layer for layer, _ in neurons})
+        logits, entering = model.capture(
+            tokens, mask, sites=[("resid_pre", layer) for layer in layers], keep=keep
+        )
+        base = target_log_prob(logits, batch)
+        for row, (layer, neuron) in enumerate(neurons):
+            next(steps)
+
+            def silence(activation: Tensor, neuron: int = neuron) -> Tensor:
+                activation = activation.clone()
+                activation[..., neuron] = 0
+                return activation
+
+            with model.hooks([("mlp_post", layer, silence)]):
+                ablated = model.resume(entering["resid_pre", layer], layer, mask, keep=keep)
+            effects[row, done : done + len(batch)] = (base - target_log_prob(ablated, batch)).cpu()
+        done += len(batch)
+    steps.close()
+    return effects
+
+
+def encode_documents(model: LensModel, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+    """Documents in tokens, cut to the context, until `max_tokens` are reached; those of one token left out.
+
+    Raises:
+        ToxmemError: if nothing is left.
+    """
+    rows: list[list[int]] = []
+    n_tokens = 0
+    for text in texts:
+        row = model.encode(text)[: model.n_ctx]
+        if len(row) < 2:
+            continue
+        if rows and n_tokens + len(row) > max_tokens:
+            break
+        rows.append(row)
+        n_tokens += len(row)
+    if not rows:
+        raise ToxmemError("the neutral text has no document of two tokens: give more text")
+    return rows
+
+
+def next_token_log_probs(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch next"]:
+    """Log-probability of each real token that has a real token before it; 0 elsewhere. float32, nats."""
+    log_probs = logits[:, :-1].float().log_softmax(-1)
+    chosen = log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
+    return chosen * (mask[:, 1:] * mask[:, :-1])
+
+
+def _highest(scores: Float[Tensor, "layer d_mlp"], k: int) -> list[Neuron]:
+    d_mlp = scores.shape[1]
+    return [(i // d_mlp, i % d_mlp) for i in scores.flatten().topk(k).indices.tolist()]
+
+
+def _n_batches(items: Sequence[object], size: int) -> int:
+    return -(-len(items) // size)
+
+
+def _batches[T](items: Sequence[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

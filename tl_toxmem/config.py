@@ -1,0 +1,223 @@
+"""What a run is made of: one frozen configuration per stage inside `RunConfig`; TOML in and out.
+
+Two runs with the same `RunConfig.hash()` are the same run, and only such a run is resumed.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.sites import TRACE_SITES, TraceSite
+
+FORMAT_VERSION = 1
+DEMO = "demo"
+STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PromptsConfig(_Config):
+    """Which prompts find, and which report."""
+
+    report_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the prompts kept for reporting, where the file does not say (by hash of the prompt)."""
+    max_find: int | None = Field(None, ge=1)
+    """Use at most so many find prompts (lowest hash first)."""
+    max_report: int | None = Field(None, ge=1)
+    """Use at most so many report prompts (lowest hash first)."""
+    seed: int = 0
+
+
+class TraceConfig(_Config):
+    """Causal tracing after Meng et al. 2022 (ROME)."""
+
+    sites: tuple[TraceSite, ...] = TRACE_SITES
+    """States that are restored: resid_post (one layer), mlp_out and attn_out (a window of layers)."""
+    window: int | None = Field(None, ge=1)
+    """Layers restored together for mlp_out and attn_out; None: 10 as in ROME, at most half the stack."""
+    noise_sigma: float = Field(3.0, gt=0)
+    """Noise on the subject's embeddings, in standard deviations of the subject tokens' embeddings."""
+    n_noise: int = Field(10, ge=1)
+    """Noise draws per prompt; all cells of a prompt see the same ones."""
+    metric: Literal["log_prob", "prob"] = "log_prob"
+    """What `Trace.effect` is in: nats of log-probability, or probability, of the first target token."""
+    max_prompts: int | None = Field(None, ge=1)
+    """Trace at most so many find prompts (lowest hash first)."""
+    batch_size: int = Field(256, ge=1)
+    """Rows (cells x noise draws) that are run together."""
+    seed: int = 0
+
+
+class AttributeConfig(_Config):
+    """Neuron attribution."""
+
+    method: Literal["attribution_patching", "gradient_x_activation"] = "attribution_patching"
+    """Gradient x (clean - corrupted activation), or gradient x clean activation (corrupted = zero)."""
+    noise_sigma: float = Field(3.0, gt=0)
+    """As in the trace; used by attribution_patching."""
+    n_noise: int = Field(10, ge=1)
+    """Noise draws whose mean activation is the corrupted one."""
+    verify_top: int = Field(50, ge=0)
+    """How many of the highest scores are checked by really ablating the neuron."""
+    batch_size: int = Field(16, ge=1)
+    """Prompts per batch."""
+    max_cost_tokens: int = Field(20_000, ge=1)
+    """Neutral tokens that the cost of removing a neuron is estimated on."""
+    seed: int = 0
+
+
+class SelectConfig(_Config):
+    """From scores to neurons."""
+
+    k: int | None = Field(None, ge=1)
+    """How many neurons; None: chosen on the find split by `choose_k`."""
+    max_k: int = Field(1000, ge=1)
+    """Largest number that `choose_k` tries."""
+    layers: tuple[int, ...] | None = None
+    """Choose from these layers only."""
+    max_perplexity_increase: float = Field(0.01, ge=0)
+    """What `choose_k` may spend: relative rise of perplexity on the neutral text kept for choosing."""
+    keep_removed: float = Field(0.95, gt=0, le=1)
+    """`choose_k` takes the smallest k that removes this share of what the best affordable k removes."""
+    cost_floor: float = Field(0.1, ge=0)
+    """Rank by score / (cost + cost_floor x mean cost)."""
+    seed: int = 0
+
+
+class DeleteConfig(_Config):
+    """What happens to the selected neurons."""
+
+    law: Literal["zero", "mean", "scale"] = "zero"
+    """Activation to 0, to its mean on neutral text, or times `factor`."""
+    factor: float = 0.0
+    """For the law `scale`."""
+
+
+class EvaluateConfig(_Config):
+    """How the report split is measured."""
+
+    n_continuations: int = Field(5, ge=1)
+    """Sampled continuations per prompt."""
+    max_new_tokens: int = Field(20, ge=1)
+    """Length of a continuation in tokens (it ends earlier at end of text)."""
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1)
+    threshold: float = Field(0.5, ge=0, le=1)
+    """A continuation is toxic from this score on."""
+    max_neutral_tokens: int = Field(20_000, ge=1)
+    """Neutral tokens that perplexity and KL are measured on."""
+    n_examples: int = Field(5, ge=0)
+    """Prompts shown before and after."""
+    batch_size: int = Field(64, ge=1)
+    seed: int = 0
+
+
+class ExportConfig(_Config):
+    """Baking, saving and checking the checkpoint."""
+
+    bound: float = Field(1e-5, gt=0)
+    """Largest allowed log-probability gap between the hooked model and the reloaded folder, in nats."""
+    min_effect: float = Field(1e-4, gt=0)
+    """Smallest log-probability change against base that counts as an edit with an effect, in nats."""
+    n_prompts: int = Field(32, ge=1)
+    """Report prompts that the checkpoint is checked on."""
+    max_new_tokens: int = Field(10, ge=1)
+    """Greedy tokens that must be identical."""
+
+
+class RunConfig(_Config):
+    """Everything that `tl-toxmem run` needs."""
+
+    model: str
+    """A local folder, a Hugging Face hub id, or `demo`."""
+    out: Path
+    """The run folder."""
+    prompts: Path | None = None
+    """Prompts as JSONL; the demo brings its own."""
+    benign: Path | None = None
+    """Benign prompts with their right continuations (JSONL), to see what deletion breaks."""
+    neutral: Path | None = None
+    """Neutral text, one document a line; None: the English text that comes with the package."""
+    scorer: str = "detoxify:original"
+    """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`."""
+    host: Literal["auto", "hooked", "bridge"] = "auto"
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    device: str = "cpu"
+    prepend_bos: bool = False
+    """Put the tokenizer's beginning-of-text token before every text (Hugging Face and ROME do not, for GPT-2)."""
+    seed: int = 0
+    """Seed of every stage that does not set its own."""
+    split: PromptsConfig = PromptsConfig()
+    trace: TraceConfig = TraceConfig()
+    attribute: AttributeConfig = AttributeConfig()
+    select: SelectConfig = SelectConfig()
+    delete: DeleteConfig = DeleteConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_seed(cls, data: Any) -> Any:
+        """Give the run's seed to the stages that name none."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for stage in ("split", "trace", "attribute", "select", "evaluate"):
+            values = data.get(stage, {})
+            if isinstance(values, dict):
+                data[stage] = {"seed": data.get("seed", 0), **values}
+        return data
+
+    def hash(self) -> str:
+        """SHA-256 of all that changes results: everything but the folder's own place."""
+        values = self.model_dump(mode="json", exclude={"out"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The configuration as TOML; fields that are None are left out, as TOML has no null."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def make_config(values: dict[str, Any]) -> RunConfig:
+    """A checked configuration from plain values (a TOML table, the command line).
+
+    Raises:
+        ToxmemError: in one line, naming each field that is wrong and what it may be.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ToxmemError("configuration: " + describe_validation(error)) from None
+
+
+def describe_validation(error: ValidationError) -> str:
+    """A pydantic error in one line: `field: what is wrong (got ...)`."""
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"]) or "value"
+        got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+        lines.append(f"{field}: {item['msg'].lower()}{got}")
+    return "; ".join(lines)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ToxmemError: if it is missing or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ToxmemError(f"no configuration file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ToxmemError(f"{path} is no TOML: {error}") from None

@@ -1,0 +1,9 @@
+"""The one error that people are meant to read: one line that says what, where and what to do."""
+
+
+class ToxmemError(ValueError):
+    """A mistake in the input, not in the program.
+
+    The command line prints it as one line and exits with 1; every other exception is a bug and keeps
+    its traceback.
+    """

@@ -1,0 +1,93 @@
+"""Reading and writing: JSON for words and numbers, safetensors for tensors, each whole or not at all.
+
+Every file says its kind and `format_version`; a newer version or another kind is refused by name.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tl_toxmem.config import FORMAT_VERSION
+from tl_toxmem.errors import ToxmemError
+
+TEMPORARY = ".partial"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write through a temporary file beside `path` and a rename, so that a kill leaves the old file or the new."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with its `format_version` first."""
+    text = json.dumps({"format_version": FORMAT_VERSION, **values}, indent=1, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        ToxmemError: missing, no JSON object, or of another format version.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ToxmemError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ToxmemError(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise ToxmemError(f"{path} is damaged: not a JSON object")
+    _check_version(path, values.get("format_version"))
+    return values
+
+
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header as one safetensors file."""
+    header = {"format_version": FORMAT_VERSION, "kind": kind, **meta}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(contiguous, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)})
+    write_bytes(path, content)
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: the tensors and the header.
+
+    Raises:
+        ToxmemError: missing, damaged, of another kind or format version.
+    """
+    if not path.is_file():
+        raise ToxmemError(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("tl_toxmem", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ToxmemError(f"{path} is damaged: {error}") from None
+    if header.get("kind") != kind:
+        raise ToxmemError(f"{path} holds {header.get('kind') or 'plain tensors'}, not {kind}")
+    _check_version(path, header.get("format_version"))
+    return tensors, header
+
+
+def _check_version(path: Path, version: object) -> None:
+    if version != FORMAT_VERSION:
+        raise ToxmemError(f"{path} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

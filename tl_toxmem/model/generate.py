@@ -1,0 +1,74 @@
+"""Our own decoding loop: left-padded batches, key-value cache, hooks active, an explicit generator.
+
+TransformerLens's `generate` ignores the mask or the cache in several cases and samples from the global
+generator; this one is token-identical to `generate` of the baked Hugging Face model.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; None for `Sampling` means greedy.
+
+    Filters apply in the order temperature, top_k, top_p, as in transformers.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+
+class _Steps(Protocol):
+    def step(
+        self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]: ...
+
+
+def decode(
+    host: _Steps,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    generator: torch.Generator | None,
+    eos: int | None,
+    pad: int,
+) -> Int[Tensor, "batch longer"]:
+    """Prompt and continuation; rows that have reached `eos` are filled with `pad`."""
+    done = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+    sequence, new, cache = tokens, tokens, None
+    for _ in range(max_new_tokens):
+        logits, cache = host.step(new, mask, cache)
+        token = _draw(logits.float(), sampling, generator).masked_fill(done, pad)
+        new = token[:, None]
+        sequence = torch.cat([sequence, new], dim=1)
+        mask = torch.cat([mask, torch.ones_like(new)], dim=1)
+        if eos is not None:
+            done = done | (token == eos)
+            if bool(done.all()):
+                break
+    return sequence
+
+
+def _draw(
+    logits: Float[Tensor, "batch d_vocab"], sampling: Sampling | None, generator: torch.Generator | None
+) -> Int[Tensor, " batch"]:
+    if sampling is None:
+        return logits.argmax(-1)
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None:
+        kth = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, index = logits.sort(dim=-1)
+        drop = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        drop[:, -1] = False  # the likeliest token always stays
+        logits = logits.masked_fill(drop.scatter(1, index, drop), -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]

@@ -1,0 +1,144 @@
+"""From a name to a Hugging Face model and its tokenizer, with the hub asked only for a hub id."""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tl_toxmem.config import DEMO
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.sites import Architecture, architecture
+
+WEIGHT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from: the name as given, the folder it lies in, the hub's commit if any."""
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+
+def demo_folder() -> Path:
+    """The embedded demo model."""
+    return Path(str(resources.files("tl_toxmem") / "assets" / "demo"))
+
+
+def is_local(name: str | Path) -> bool:
+    """Whether a model name needs no hub: `demo`, or a path."""
+    text = str(name)
+    return text == DEMO or text.startswith((".", "/", "~")) or Path(text).exists() or text.count("/") > 1
+
+
+def find_source(name: str | Path, *, revision: str | None = None) -> Source:
+    """Resolve `demo`, a local folder or a hub id (downloaded or found in the cache) to a folder.
+
+    Raises:
+        ToxmemError: no such folder, or a hub id that cannot be had.
+    """
+    text = str(name)
+    if text == DEMO:
+        return Source(DEMO, demo_folder())
+    if is_local(text):
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise ToxmemError(f"no model folder at {text}: give a folder with config.json, a hub id, or 'demo'")
+        return Source(text, folder)
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(hub.snapshot_download(text, revision=revision, allow_patterns=list(WEIGHT_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(
+            f"model {text!r} is no local folder and cannot be had from the Hugging Face hub ({reason}); "
+            "give a folder with config.json, a hub id, or 'demo'"
+        ) from None
+    return Source(text, folder, folder.name)
+
+
+def read_architecture(source: Source) -> Architecture:
+    """The architecture of a checkpoint folder, from its config.json alone.
+
+    Raises:
+        ToxmemError: no config.json, or an architecture that is not supported.
+    """
+    if not (source.folder / "config.json").is_file():
+        raise ToxmemError(f"{source.name} is no model folder: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(f"{source.name}: config.json cannot be read ({reason})") from None
+    return architecture(config.model_type, where=source.name)
+
+
+def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The checkpoint as plain transformers loads it, in eval mode, gradients off.
+
+    Raises:
+        ToxmemError: missing or damaged weights, or weights that do not fit the configuration.
+    """
+    read_architecture(source)
+    if not list(source.folder.glob("*.safetensors")):
+        raise ToxmemError(f"{source.name} has no .safetensors weights (pickled .bin files are not opened)")
+    from safetensors import SafetensorError
+
+    try:
+        hf, info = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(f"{source.name}: the weights cannot be read ({reason})") from None
+    if info["missing_keys"] or info["mismatched_keys"]:
+        bad = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+        raise ToxmemError(f"{source.name}: weights missing or of another shape: {', '.join(bad[:3])}")
+    hf.requires_grad_(False)
+    model: PreTrainedModel = hf.to(torch.device(device)).eval()
+    return model
+
+
+def load_tokenizer(source: Source, *, d_vocab: int) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer; a fast one, since subjects are found by character offsets.
+
+    Raises:
+        ToxmemError: no tokenizer files, a slow tokenizer, or more tokens than the model has.
+    """
+    names = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if not any((source.folder / name).is_file() for name in names):
+        raise ToxmemError(f"{source.name} has no tokenizer files ({', '.join(names)}): save the tokenizer there")
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    return check_tokenizer(tokenizer, d_vocab=d_vocab, where=source.name)
+
+
+def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, once it is known to fit.
+
+    Raises:
+        ToxmemError: see `load_tokenizer`.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ToxmemError(f"{where}: a slow tokenizer has no character offsets; give a fast one (tokenizer.json)")
+    if len(tokenizer) > d_vocab:
+        raise ToxmemError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens but the model {d_vocab}: not its tokenizer"
+        )
+    checked: PreTrainedTokenizerBase = tokenizer
+    return checked

@@ -1,0 +1,233 @@
+"""Prompts: what is said to the model, the toxic continuation it answers with, and which split they serve.
+
+A prompt file is JSONL, one prompt a line: `prompt` and `target` (the continuation, beginning where the
+prompt ends, so usually with a space), optionally `subject` (the span of the prompt that a trace corrupts;
+default: all of it), `counterfactual`, `neutral_target`, `source`, `scores`, `id`, `split`.
+
+Prompts that find neurons are never those that report on them: `PromptSet.split` assigns each prompt
+by the hash of its text, so the assignment survives reordering, additions and other machines.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, overload
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from tl_toxmem.config import PromptsConfig, describe_validation
+from tl_toxmem.errors import ToxmemError
+
+
+class Prompt(BaseModel):
+    """One prompt and what follows it.
+
+    Raises:
+        ValidationError: empty prompt, target or subject, a subject that is not in its prompt, unknown keys.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    target: str
+    subject: str | None = None
+    counterfactual: str | None = None
+    neutral_target: str | None = None
+    source: str | None = None
+    scores: dict[str, float] | None = None
+    id: str = ""
+    split: Literal["find", "report"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_id(cls, data: object) -> object:
+        if isinstance(data, dict) and not data.get("id"):
+            text = f"{data.get('prompt')}\x1f{data.get('target')}"
+            data = {**data, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> "Prompt":
+        for field in ("prompt", "target"):
+            if not getattr(self, field).strip():
+                raise ValueError(f"{field} is empty")
+        if self.subject is not None and (not self.subject.strip() or self.subject not in self.prompt):
+            raise ValueError(f"subject {self.subject!r} is not in the prompt {self.prompt!r}")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the prompt's text: what the split and all orders go by."""
+        return hashlib.sha256(self.prompt.encode()).hexdigest()
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Start and end of the subject in characters (its first occurrence; all of the prompt by default)."""
+        if self.subject is None:
+            return 0, len(self.prompt)
+        start = self.prompt.index(self.subject)
+        return start, start + len(self.subject)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in a fixed order, with unique ids."""
+
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for prompt in self.prompts:
+            if prompt.id in seen:
+                raise ToxmemError(f"two prompts have the id {prompt.id!r}: remove one")
+            seen.add(prompt.id)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PromptSet": ...
+    def __getitem__(self, index: int | slice) -> "Prompt | PromptSet":
+        if isinstance(index, slice):
+            return PromptSet(self.prompts[index])
+        return self.prompts[index]
+
+    def __repr__(self) -> str:
+        return f"PromptSet({len(self)} prompts)"
+
+    @classmethod
+    def of(cls, prompts: Iterable[Prompt]) -> "PromptSet":
+        """A set from any iterable."""
+        return cls(tuple(prompts))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "PromptSet":
+        """Read a JSONL file; blank lines are skipped.
+
+        Raises:
+            ToxmemError: file missing or without prompts, a line that is no JSON object or no valid prompt
+                (naming the line), two lines with the same id.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ToxmemError(f"no prompts file at {path}")
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
+        prompts: dict[str, Prompt] = {}
+        where: dict[str, int] = {}
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            prompt = _parse(line, f"{path}, line {number}")
+            if prompt.id in prompts:
+                raise ToxmemError(
+                    f"{path}, line {number}: same id {prompt.id!r} as line {where[prompt.id]}; "
+                    "remove one or give them ids"
+                )
+            prompts[prompt.id], where[prompt.id] = prompt, number
+        if not prompts:
+            raise ToxmemError(f"{path} has no prompts: give one JSON object a line")
+        return cls(tuple(prompts.values()))
+
+    def write(self, path: str | Path) -> None:
+        """Write JSONL that `read` gives back equal."""
+        Path(path).write_text(self.to_jsonl(), encoding="utf-8")
+
+    def to_jsonl(self) -> str:
+        """One JSON object a line; fields that are None are left out."""
+        dump = (prompt.model_dump(exclude_none=True) for prompt in self.prompts)
+        return "".join(json.dumps(values, ensure_ascii=False) + "\n" for values in dump)
+
+    def split(self, cfg: PromptsConfig | None = None) -> "PromptSet":
+        """Every prompt with its split: the one it came with, or else by the hash of its text.
+
+        The order stays; `max_find` and `max_report` keep the prompts of lowest hash.
+        """
+        cfg = cfg or PromptsConfig()
+        assigned = [
+            p if p.split else p.model_copy(update={"split": _hash_split(p, cfg)}) for p in self.prompts
+        ]
+        kept: set[str] = set()
+        for name, most in (("find", cfg.max_find), ("report", cfg.max_report)):
+            members = sorted((p for p in assigned if p.split == name), key=lambda p: (p.hash, p.id))
+            kept.update(p.id for p in members[:most])
+        return PromptSet.of(p for p in assigned if p.id in kept)
+
+    @property
+    def find(self) -> "PromptSet":
+        """The prompts that neurons are found with."""
+        return PromptSet.of(p for p in self.prompts if p.split == "find")
+
+    @property
+    def report(self) -> "PromptSet":
+        """The prompts that results are reported on."""
+        return PromptSet.of(p for p in self.prompts if p.split == "report")
+
+    def first(self, n: int | None) -> "PromptSet":
+        """The `n` prompts of lowest hash, in the set's own order; all of them for None."""
+        keep = {p.id for p in sorted(self.prompts, key=lambda p: (p.hash, p.id))[:n]}
+        return PromptSet.of(p for p in self.prompts if p.id in keep)
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ToxmemError(f"{where}: no JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ToxmemError(f"{where}: a JSON {type(values).__name__}, not an object with prompt and target")
+    for key in ("prompt", "target"):
+        if key not in values:
+            raise ToxmemError(f"{where}: a prompt without {key!r}")
+    unknown = sorted(set(values) - set(Prompt.model_fields))
+    if unknown:
+        valid = ", ".join(Prompt.model_fields)
+        raise ToxmemError(f"{where}: unknown key {unknown[0]!r}; valid keys: {valid}")
+    try:
+        return Prompt.model_validate(values)
+    except ValidationError as error:
+        raise ToxmemError(f"{where}: {describe_validation(error)}") from None
+
+
+def _hash_split(prompt: Prompt, cfg: PromptsConfig) -> str:
+    salted = hashlib.sha256(f"{cfg.seed}\x1f{prompt.prompt}".encode()).hexdigest()
+    return "report" if int(salted[:8], 16) / 16**8 < cfg.report_share else "find"
+
+
+def read_documents(path: str | Path) -> list[str]:
+    """Neutral text: one document a line, blank lines skipped.
+
+    Raises:
+        ToxmemError: file missing, no UTF-8, or without text.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ToxmemError(f"no neutral text at {path}")
+    try:
+        documents = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
+    documents = [line for line in documents if line]
+    if len(documents) < 2:
+        raise ToxmemError(f"{path} has {len(documents)} documents: give at least 2, one a line")
+    return documents
+
+
+def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
+    """Two disjoint halves by hash: the text that costs are estimated on, and the text that is reported on.
+
+    Equal documents stay together, so no reported text was seen in choosing.
+    """
+    order = sorted(set(documents), key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    half = len(order) // 2
+    choosing = set(order[:half])
+    return [t for t in documents if t in choosing], [t for t in documents if t not in choosing]

@@ -1,0 +1,77 @@
+"""Where things are: the only file with TransformerLens hook names and Hugging Face parameter names.
+
+Everything else speaks of a site, a layer and a neuron. Adding an architecture is adding a row to
+`ARCHITECTURES` (and a tiny test model).
+
+The GPT-2 MLP: `pre = x W_in + b_in`, `a = gelu(pre)`, `y = a W_out + b_out` with `W_out [d_mlp, d_model]`,
+so neuron `i` of a layer is column `i` of `W_in`, entry `i` of `a` and row `i` of `W_out`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tl_toxmem.errors import ToxmemError
+
+Site = Literal["embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_post"]
+TraceSite = Literal["resid_post", "mlp_out", "attn_out"]
+TRACE_SITES: tuple[TraceSite, ...] = get_args(TraceSite)
+
+_HOOKS: dict[str, str] = {
+    "embed": "hook_embed",  # token embeddings before positions are added: where noise goes
+    "resid_pre": "blocks.{layer}.hook_resid_pre",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+    "mlp_post": "blocks.{layer}.mlp.hook_post",  # neuron activations [batch, pos, d_mlp]
+}
+
+
+def hook_name(site: Site, layer: int = 0) -> str:
+    """The TransformerLens hook point of a site (the same on HookedTransformer and the Bridge)."""
+    if site not in _HOOKS:
+        raise ToxmemError(f"unknown site {site!r}: choose from {', '.join(_HOOKS)}")
+    return _HOOKS[site].format(layer=layer)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where one Hugging Face architecture keeps its MLP.
+
+    Attributes:
+        model_type: the key of `config.json`.
+        hf_class: the class that TransformerLens calls `original_architecture`.
+        w_out: name of the MLP's output matrix, with `{layer}`.
+        b_out: name of the MLP's output bias, or None where there is none.
+        rows_are_neurons: True where the stored matrix is [d_mlp, d_model] (a Conv1D), False where it
+            is the transpose (an nn.Linear).
+    """
+
+    model_type: str
+    hf_class: str
+    w_out: str
+    b_out: str | None
+    rows_are_neurons: bool
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "gpt2": Architecture(
+        model_type="gpt2",
+        hf_class="GPT2LMHeadModel",
+        w_out="transformer.h.{layer}.mlp.c_proj.weight",
+        b_out="transformer.h.{layer}.mlp.c_proj.bias",
+        rows_are_neurons=True,
+    ),
+}
+
+
+def architecture(model_type: str, *, where: str) -> Architecture:
+    """The row of `ARCHITECTURES` for a `model_type` or a Hugging Face class name.
+
+    Raises:
+        ToxmemError: naming what is supported.
+    """
+    for row in ARCHITECTURES.values():
+        if model_type in (row.model_type, row.hf_class):
+            return row
+    known = ", ".join(ARCHITECTURES)
+    raise ToxmemError(f"{where} is a {model_type!r} model; supported architectures: {known}")

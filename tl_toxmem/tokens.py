@@ -1,0 +1,107 @@
+"""Prompts in a model's tokens: where the subject lies, and what the target is.
+
+The target is what the model would have to generate after the prompt's own tokens. Where prompt and target
+tokenise together into the prompt's tokens plus more, these are the target; where the boundary would merge
+(a target that begins inside a word), the target is tokenised alone, as generation would meet it.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import Prompt, PromptSet
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """One prompt in tokens; `subject` is a half-open span of positions."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    words: tuple[str, ...]
+    target: tuple[int, ...]
+    subject: tuple[int, int]
+
+    @property
+    def full(self) -> tuple[int, ...]:
+        """Prompt and target without its last token: the input that predicts all of the target."""
+        return self.tokens + self.target[:-1]
+
+
+def align(model: LensModel, prompts: PromptSet) -> list[PromptTokens]:
+    """Tokenise each prompt.
+
+    Raises:
+        ToxmemError: a prompt that with its target is longer than the context, a target without a token,
+            a subject whose edge lies inside a token; always naming the prompt's id.
+    """
+    return [_align_one(model, prompt) for prompt in prompts]
+
+
+def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
+    where = f"prompt {prompt.id!r}"
+    tokens = model.encode(prompt.prompt)
+    joint = model.encode(prompt.prompt + prompt.target)
+    alone: list[int] = model.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
+    target = joint[len(tokens) :] if joint[: len(tokens)] == tokens else alone
+    if not tokens or not target:
+        raise ToxmemError(f"{where}: the {'target' if tokens else 'prompt'} has no tokens")
+    if len(tokens) + len(target) > model.n_ctx:
+        raise ToxmemError(
+            f"{where}: prompt and target have {len(tokens)} + {len(target)} tokens, "
+            f"the model's context is {model.n_ctx}"
+        )
+    words = tuple(model.tokenizer.decode([token]) for token in tokens)
+    return PromptTokens(prompt, tuple(tokens), words, tuple(target), _subject_span(model, prompt))
+
+
+def _subject_span(model: LensModel, prompt: Prompt) -> tuple[int, int]:
+    start, end = prompt.subject_span
+    encoded = model.tokenizer(prompt.prompt, add_special_tokens=False, return_offsets_mapping=True)
+    offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    straddling = [
+        prompt.prompt[a:b]
+        for a, b in (offsets[i] for i in inside)
+        if prompt.prompt[a : max(a, start)].strip() or prompt.prompt[min(b, end) : b].strip()
+    ]
+    if straddling or not inside:
+        raise ToxmemError(
+            f"prompt {prompt.id!r}: the subject {prompt.subject!r} does not begin and end at tokens "
+            f"(straddled by {straddling}): choose a subject of whole tokens"
+        )
+    shift = int(model.prepend_bos)
+    return inside[0] + shift, inside[-1] + 1 + shift
+
+
+def target_batch(
+    model: LensModel, batch: list[PromptTokens]
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], int]:
+    """Left-padded prompts with their targets, the mask, and how many last positions predict targets."""
+    tokens, mask = model.pad([item.full for item in batch])
+    return tokens, mask, max(len(item.target) for item in batch)
+
+
+def target_log_prob(logits: Tensor, batch: list[PromptTokens]) -> Tensor:
+    """Log-probability of each whole target, in nats, float32.
+
+    Args:
+        logits: [batch, kept, d_vocab], the last `kept` positions of `target_batch`'s tokens.
+        batch: the prompts of the rows.
+
+    Returns:
+        [batch]
+    """
+    log_probs = logits.float().log_softmax(-1)
+    kept = logits.shape[1]
+    sums = []
+    for row, item in enumerate(batch):
+        n = len(item.target)
+        positions = range(kept - n, kept)
+        sums.append(sum(log_probs[row, p, token] for p, token in zip(positions, item.target, strict=True)))
+    import torch
+
+    return torch.stack([torch.as_tensor(value) for value in sums])
