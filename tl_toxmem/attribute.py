@@ -13,7 +13,7 @@ Gradients are first order; so the highest scores are checked by really ablating 
 zero at every position), and both numbers are kept side by side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,10 @@ from tl_toxmem.config import AttributeConfig
 from tl_toxmem.corrupt import add_noise, gaussian_noise, noise_level
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
-from tl_toxmem.model import LensModel
+from tl_toxmem.model import HookFn, LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
-from tl_toxmem.progress import track
+from tl_toxmem.neutral import encode_documents, next_token_log_probs
+from tl_toxmem.progress import in_batches, track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.stats import mean_estimate
 from tl_toxmem.tokens import PromptTokens, align, target_batch, target_log_prob
@@ -137,8 +138,7 @@ def top_neurons(values: Float[Tensor, "layer d_mlp"], k: int) -> NeuronSet:
     n_layers, d_mlp = values.shape
     if not 0 <= k <= values.numel():
         raise ToxmemError(f"k is {k}, the model has {values.numel()} neurons")
-    flat = values.flatten().topk(k).indices.tolist()
-    return NeuronSet(tuple((i // d_mlp, i % d_mlp) for i in flat), n_layers, d_mlp)
+    return NeuronSet(tuple(_highest(values, k)), n_layers, d_mlp)
 
 
 def attribute_neurons(
@@ -165,7 +165,7 @@ def attribute_neurons(
         raise ToxmemError("nothing to attribute: the prompt set is empty")
     level = noise_level(model, items, sigma=cfg.noise_sigma)
     total = torch.zeros(model.n_layers, model.d_mlp)
-    for batch in track(_batches(items, cfg.batch_size), "attribute", total=_n_batches(items, cfg.batch_size)):
+    for batch in in_batches(items, cfg.batch_size, "attribute"):
         total += _batch_scores(model, batch, cfg=cfg, level=level)
     scores = total / len(items)
     cost, mean_activation = _removal_cost(model, neutral, cfg=cfg)
@@ -228,7 +228,7 @@ def _removal_cost(
         return torch.full_like(squares, torch.nan), torch.full_like(sums, torch.nan)
     n_tokens = 0
     rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens)
-    for batch in track(_batches(rows, cfg.batch_size), "cost", total=_n_batches(rows, cfg.batch_size)):
+    for batch in in_batches(rows, cfg.batch_size, "cost"):
         tokens, mask = model.pad(batch)
         activations, gradients = model.gradients(
             tokens, mask, metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum()  # noqa: B023
@@ -249,73 +249,31 @@ def measure_ablations(
     Each ablation resumes from the residual stream that enters the neuron's layer.
     """
     effects = torch.zeros(len(neurons), len(items))
+    layers = sorted({layer for layer, _ in neurons})
     done = 0
-    total = _n_batches(items, batch_size) * len(neurons)
-    steps = track(iter(lambda: 0, 1), "ablate", total=total)
-    for batch in _batches(items, batch_size):
+    for batch in in_batches(items, batch_size, "ablate"):
         tokens, mask, keep = target_batch(model, batch)
-        layers = sorted({layer for layer, _ in neurons})
         logits, entering = model.capture(
             tokens, mask, sites=[("resid_pre", layer) for layer in layers], keep=keep
         )
         base = target_log_prob(logits, batch)
-        for row, (layer, neuron) in enumerate(neurons):
-            next(steps)
-
-            def silence(activation: Tensor, neuron: int = neuron) -> Tensor:
-                activation = activation.clone()
-                activation[..., neuron] = 0
-                return activation
-
-            with model.hooks([("mlp_post", layer, silence)]):
+        for row, (layer, neuron) in enumerate(track(neurons, "ablate each", total=len(neurons))):
+            with model.hooks([("mlp_post", layer, _silence(neuron))]):
                 ablated = model.resume(entering["resid_pre", layer], layer, mask, keep=keep)
             effects[row, done : done + len(batch)] = (base - target_log_prob(ablated, batch)).cpu()
         done += len(batch)
-    steps.close()
     return effects
 
 
-def encode_documents(model: LensModel, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-    """Documents in tokens, cut to the context, until `max_tokens` are reached; those of one token left out.
+def _silence(neuron: int) -> HookFn:
+    def hook(activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        activation[..., neuron] = 0
+        return activation
 
-    Raises:
-        ToxmemError: if nothing is left.
-    """
-    rows: list[list[int]] = []
-    n_tokens = 0
-    for text in texts:
-        row = model.encode(text)[: model.n_ctx]
-        if len(row) < 2:
-            continue
-        if rows and n_tokens + len(row) > max_tokens:
-            break
-        rows.append(row)
-        n_tokens += len(row)
-    if not rows:
-        raise ToxmemError("the neutral text has no document of two tokens: give more text")
-    return rows
-
-
-def next_token_log_probs(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
-    mask: Int[Tensor, "batch pos"],
-) -> Float[Tensor, "batch next"]:
-    """Log-probability of each real token that has a real token before it; 0 elsewhere. float32, nats."""
-    log_probs = logits[:, :-1].float().log_softmax(-1)
-    chosen = log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
-    return chosen * (mask[:, 1:] * mask[:, :-1])
+    return hook
 
 
 def _highest(scores: Float[Tensor, "layer d_mlp"], k: int) -> list[Neuron]:
     d_mlp = scores.shape[1]
     return [(i // d_mlp, i % d_mlp) for i in scores.flatten().topk(k).indices.tolist()]
-
-
-def _n_batches(items: Sequence[object], size: int) -> int:
-    return -(-len(items) // size)
-
-
-def _batches[T](items: Sequence[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])

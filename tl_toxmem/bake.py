@@ -53,13 +53,13 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
     weights = [_rows(hf_model, arch.w_out.format(layer=layer), arch.rows_are_neurons) for layer in range(n_layers)]
     deletion.check_fits(n_layers, weights[0].shape[0])
     kept: list[tuple[Tensor, Tensor | None, Tensor]] = []
-    for layer, (neurons, scale, shift) in deletion.by_layer().items():
+    for layer, (neurons, gain, shift) in deletion.by_layer().items():
         w_out = weights[layer]
         at = neurons.to(w_out.device)
         before = w_out[at].clone()
         # Computed wide and rounded once to the checkpoint's own precision.
         wide = torch.promote_types(w_out.dtype, torch.float32)
-        rows = (before.to(wide) * scale.to(w_out.device, wide)[:, None]).to(w_out.dtype)
+        rows = (before.to(wide) * gain.to(w_out.device, wide)[:, None]).to(w_out.dtype)
         kept.append((w_out, at, before))
         w_out[at] = rows
         finite = bool(rows.isfinite().all())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
-from tl_toxmem.model import Hook, LensModel
+from tl_toxmem.model import Hook, HookFn, LensModel
 from tl_toxmem.neurons import NeuronSet
 
 KIND = "deletion"
@@ -29,21 +29,21 @@ class Deletion:
 
     Attributes:
         neurons: which; sorted and unique.
-        scale: [neuron] s, in the order of `neurons`, float64.
+        gain: [neuron] s, in the order of `neurons`, float64.
         shift: [neuron] t, likewise.
         law: how it was made, for people.
         provenance: where it came from (base model, run), for people; kept in the file's header.
     """
 
     neurons: NeuronSet
-    scale: Float[Tensor, " neuron"]
+    gain: Float[Tensor, " neuron"]
     shift: Float[Tensor, " neuron"]
     law: str
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.neurons)
-        for name in ("scale", "shift"):
+        for name in ("gain", "shift"):
             values = getattr(self, name)
             if values.shape != (n,) or not bool(values.isfinite().all()):
                 raise ToxmemError(f"a deletion of {n} neurons needs {n} finite values of {name}")
@@ -75,10 +75,10 @@ class Deletion:
         return cls(neurons, torch.zeros_like(shift), shift, "mean")
 
     @classmethod
-    def scale_by(cls, neurons: NeuronSet, factor: float) -> "Deletion":
+    def scale(cls, neurons: NeuronSet, factor: float) -> "Deletion":
         """Activation times `factor`."""
-        scale = torch.full((len(neurons),), factor, dtype=torch.float64)
-        return cls(neurons, scale, torch.zeros_like(scale), f"scale {factor:g}")
+        gain = torch.full((len(neurons),), factor, dtype=torch.float64)
+        return cls(neurons, gain, torch.zeros_like(gain), f"scale {factor:g}")
 
     def then(self, other: "Deletion") -> "Deletion":
         """This law first, `other` on its outcome, as one law.
@@ -98,11 +98,11 @@ class Deletion:
         return Deletion(both, s2 * s1, s2 * t1 + t2, f"{self.law}, then {other.law}", dict(self.provenance))
 
     def by_layer(self) -> dict[int, tuple[Int[Tensor, " neuron"], Tensor, Tensor]]:
-        """Per layer: neuron indices, scale, shift."""
+        """Per layer: neuron indices, gain, shift."""
         index = _pairs(self.neurons)
         layers = sorted(self.neurons.by_layer())
         picks = {layer: index[:, 0] == layer for layer in layers}
-        return {layer: (index[p, 1], self.scale[p], self.shift[p]) for layer, p in picks.items()}
+        return {layer: (index[p, 1], self.gain[p], self.shift[p]) for layer, p in picks.items()}
 
     def check_fits(self, n_layers: int, d_mlp: int) -> None:
         """Refuse a model of another shape."""
@@ -116,8 +116,8 @@ class Deletion:
         """The law as hooks for `model.hooks`."""
         self.check_fits(model.n_layers, model.d_mlp)
         return [
-            ("mlp_post", layer, _affine(index, scale, shift))
-            for layer, (index, scale, shift) in self.by_layer().items()
+            ("mlp_post", layer, _affine(index, gain, shift))
+            for layer, (index, gain, shift) in self.by_layer().items()
         ]
 
     @contextmanager
@@ -128,7 +128,7 @@ class Deletion:
 
     def save(self, path: str | Path) -> None:
         """Write one small safetensors file."""
-        tensors = {"neurons": _pairs(self.neurons), "scale": self.scale, "shift": self.shift}
+        tensors = {"neurons": _pairs(self.neurons), "gain": self.gain, "shift": self.shift}
         shape = {"n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp}
         write_tensors(Path(path), KIND, tensors, {"law": self.law, "provenance": self.provenance, **shape})
 
@@ -143,7 +143,7 @@ class Deletion:
         try:
             pairs = [(int(layer), int(neuron)) for layer, neuron in tensors["neurons"].tolist()]
             neurons = NeuronSet(tuple(pairs), meta["n_layers"], meta["d_mlp"])
-            return cls(neurons, tensors["scale"], tensors["shift"], meta["law"], meta["provenance"])
+            return cls(neurons, tensors["gain"], tensors["shift"], meta["law"], meta["provenance"])
         except KeyError as error:
             raise ToxmemError(f"{path} is damaged: it lacks {error}") from None
 
@@ -153,19 +153,20 @@ def _pairs(neurons: NeuronSet) -> Int[Tensor, "neuron 2"]:
 
 
 def _on(deletion: Deletion, neurons: NeuronSet) -> tuple[Tensor, Tensor]:
-    """Scale and shift over a larger set: 1 and 0 where the deletion does nothing."""
+    """Gain and shift over a larger set: 1 and 0 where the deletion does nothing."""
     place = {neuron: i for i, neuron in enumerate(neurons)}
     at = [place[neuron] for neuron in deletion.neurons]
-    scale, shift = torch.ones(len(neurons), dtype=torch.float64), torch.zeros(len(neurons), dtype=torch.float64)
-    scale[at], shift[at] = deletion.scale, deletion.shift
-    return scale, shift
+    gain = torch.ones(len(neurons), dtype=torch.float64)
+    shift = torch.zeros(len(neurons), dtype=torch.float64)
+    gain[at], shift[at] = deletion.gain, deletion.shift
+    return gain, shift
 
 
-def _affine(index: Tensor, scale: Tensor, shift: Tensor) -> Any:
+def _affine(index: Tensor, gain: Tensor, shift: Tensor) -> HookFn:
     def hook(activation: Tensor) -> Tensor:
         at = index.to(activation.device)
         wide = torch.promote_types(activation.dtype, torch.float32)  # bfloat16: compute wide, round once
-        chosen = activation[..., at].to(wide) * scale.to(activation.device, wide)
+        chosen = activation[..., at].to(wide) * gain.to(activation.device, wide)
         edited = activation.clone()
         edited[..., at] = (chosen + shift.to(activation.device, wide)).to(activation.dtype)
         return edited

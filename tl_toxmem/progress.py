@@ -3,7 +3,7 @@
 One live display at a time: a bar that starts inside another one is added to it (rich allows one only).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -46,3 +46,10 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
                 display.advance(task)
         finally:
             display.remove_task(task)
+
+
+def in_batches(items: Sequence[T], size: int, description: str) -> Iterator[list[T]]:
+    """Yield `items` in lists of at most `size` while a bar counts the lists."""
+    starts = range(0, len(items), size)
+    for start in track(starts, description, total=len(starts)):
+        yield list(items[start : start + size])

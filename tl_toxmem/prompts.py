@@ -201,33 +201,3 @@ def _parse(line: str, where: str) -> Prompt:
 def _hash_split(prompt: Prompt, cfg: PromptsConfig) -> str:
     salted = hashlib.sha256(f"{cfg.seed}\x1f{prompt.prompt}".encode()).hexdigest()
     return "report" if int(salted[:8], 16) / 16**8 < cfg.report_share else "find"
-
-
-def read_documents(path: str | Path) -> list[str]:
-    """Neutral text: one document a line, blank lines skipped.
-
-    Raises:
-        ToxmemError: file missing, no UTF-8, or without text.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ToxmemError(f"no neutral text at {path}")
-    try:
-        documents = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
-    documents = [line for line in documents if line]
-    if len(documents) < 2:
-        raise ToxmemError(f"{path} has {len(documents)} documents: give at least 2, one a line")
-    return documents
-
-
-def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
-    """Two disjoint halves by hash: the text that costs are estimated on, and the text that is reported on.
-
-    Equal documents stay together, so no reported text was seen in choosing.
-    """
-    order = sorted(set(documents), key=lambda text: hashlib.sha256(text.encode()).hexdigest())
-    half = len(order) // 2
-    choosing = set(order[:half])
-    return [t for t in documents if t in choosing], [t for t in documents if t not in choosing]

@@ -7,7 +7,8 @@ tokenise together into the prompt's tokens plus more, these are the target; wher
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
@@ -85,23 +86,21 @@ def target_batch(
     return tokens, mask, max(len(item.target) for item in batch)
 
 
-def target_log_prob(logits: Tensor, batch: list[PromptTokens]) -> Tensor:
+def target_log_prob(
+    logits: Float[Tensor, "batch kept d_vocab"], batch: list[PromptTokens]
+) -> Float[Tensor, " batch"]:
     """Log-probability of each whole target, in nats, float32.
 
     Args:
-        logits: [batch, kept, d_vocab], the last `kept` positions of `target_batch`'s tokens.
+        logits: of the last `kept` positions of `target_batch`'s tokens.
         batch: the prompts of the rows.
-
-    Returns:
-        [batch]
     """
-    log_probs = logits.float().log_softmax(-1)
     kept = logits.shape[1]
-    sums = []
+    wanted = torch.zeros(len(batch), kept, dtype=torch.long)
+    real = torch.zeros(len(batch), kept)
     for row, item in enumerate(batch):
         n = len(item.target)
-        positions = range(kept - n, kept)
-        sums.append(sum(log_probs[row, p, token] for p, token in zip(positions, item.target, strict=True)))
-    import torch
-
-    return torch.stack([torch.as_tensor(value) for value in sums])
+        wanted[row, kept - n :] = torch.tensor(item.target)
+        real[row, kept - n :] = 1
+    log_probs = logits.float().log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
+    return (log_probs * real.to(logits.device)).sum(-1)
