@@ -1,0 +1,78 @@
+"""Find, delete and bake out the MLP neurons that mediate a language model's toxic continuations.
+
+The public names, in the order the data flows; each is imported when first used, so that the command line
+answers before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PLACES = {
+    "ToxmemError": "errors",
+    "RunConfig": "config",
+    "LensModel": "model",
+    "Prompt": "prompts",
+    "PromptSet": "prompts",
+    "Trace": "trace",
+    "causal_trace": "trace",
+    "NeuronScores": "attribute",
+    "attribute_neurons": "attribute",
+    "NeuronSet": "neurons",
+    "choose_k": "select",
+    "select_neurons": "select",
+    "Deletion": "deletion",
+    "load_scorer": "scorers",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "bake": "baking",
+    "export_checkpoint": "export",
+    "verify_checkpoint": "export",
+    "run": "pipeline",
+}
+
+__all__ = [  # noqa: PLE0604 - literal for type checkers
+    "ToxmemError",
+    "RunConfig",
+    "LensModel",
+    "Prompt",
+    "PromptSet",
+    "Trace",
+    "causal_trace",
+    "NeuronScores",
+    "attribute_neurons",
+    "NeuronSet",
+    "choose_k",
+    "select_neurons",
+    "Deletion",
+    "load_scorer",
+    "Evaluation",
+    "evaluate",
+    "bake",
+    "export_checkpoint",
+    "verify_checkpoint",
+    "run",
+]
+
+if TYPE_CHECKING:
+    from tl_toxmem.attribute import NeuronScores, attribute_neurons
+    from tl_toxmem.baking import bake
+    from tl_toxmem.config import RunConfig
+    from tl_toxmem.deletion import Deletion
+    from tl_toxmem.errors import ToxmemError
+    from tl_toxmem.evaluation import Evaluation, evaluate
+    from tl_toxmem.export import export_checkpoint, verify_checkpoint
+    from tl_toxmem.model import LensModel
+    from tl_toxmem.neurons import NeuronSet
+    from tl_toxmem.pipeline import run
+    from tl_toxmem.prompts import Prompt, PromptSet
+    from tl_toxmem.scorers import load_scorer
+    from tl_toxmem.select import choose_k, select_neurons
+    from tl_toxmem.trace import Trace, causal_trace
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(
+            f"module 'tl_toxmem' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
+    return getattr(import_module(f"tl_toxmem.{_PLACES[name]}"), name)

@@ -204,9 +204,14 @@ def _corrupted_activations(
 ) -> list[Float[Tensor, "batch pos d_mlp"]]:
     """Mean activations over noise draws, per layer, padded as the batch is."""
     width = max(len(item.full) for item in batch)
-    result = [torch.zeros(len(batch), width, model.d_mlp, device=model.device) for _ in range(model.n_layers)]
+    result = [
+        torch.zeros(len(batch), width, model.d_mlp, device=model.device)
+        for _ in range(model.n_layers)
+    ]
     for row, item in enumerate(batch):
-        noise = gaussian_noise(item, level=level, n_noise=cfg.n_noise, d_model=model.d_model, seed=cfg.seed)
+        noise = gaussian_noise(
+            item, level=level, n_noise=cfg.n_noise, d_model=model.d_model, seed=cfg.seed
+        )
         grown = torch.nn.functional.pad(noise, (0, 0, 0, len(item.full) - len(item.tokens)))
         tokens, mask = model.pad([item.full] * cfg.n_noise)
         with model.hooks([("embed", 0, add_noise(grown))]):
@@ -231,7 +236,9 @@ def _removal_cost(
     for batch in in_batches(rows, cfg.batch_size, "cost"):
         tokens, mask = model.pad(batch)
         activations, gradients = model.gradients(
-            tokens, mask, metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum()  # noqa: B023
+            tokens,
+            mask,
+            metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum(),  # noqa: B023
         )
         real = mask[:, :, None]
         for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):

@@ -20,6 +20,16 @@ DEMO = "demo"
 STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
 
 
+def is_local(model: str) -> bool:
+    """Whether a model name needs no hub: `demo`, or a path."""
+    return (
+        model == DEMO
+        or model.startswith((".", "/", "~"))
+        or Path(model).exists()
+        or model.count("/") > 1
+    )
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -147,8 +157,9 @@ class RunConfig(_Config):
     """Benign prompts with their right continuations (JSONL), to see what deletion breaks."""
     neutral: Path | None = None
     """Neutral text, one document a line; None: the English text that comes with the package."""
-    scorer: str = "detoxify:original"
-    """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`."""
+    scorer: str = ""
+    """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`; default: detoxify:original, and
+    the offline profanity for the demo."""
     host: Literal["auto", "hooked", "bridge"] = "auto"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: str = "cpu"
@@ -166,11 +177,13 @@ class RunConfig(_Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _spread_seed(cls, data: Any) -> Any:
-        """Give the run's seed to the stages that name none."""
+    def _fill(cls, data: Any) -> Any:
+        """The default scorer, and the run's seed for the stages that name none."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
+        if not data.get("scorer"):
+            data["scorer"] = "profanity" if data.get("model") == DEMO else "detoxify:original"
         for stage in ("split", "trace", "attribute", "select", "evaluate"):
             values = data.get(stage, {})
             if isinstance(values, dict):

@@ -1,7 +1,7 @@
 """The deletion law: `a_i -> s_i a_i + t_i` on chosen MLP neurons, the same at every position and prompt.
 
 Zero is s = 0, t = 0; mean is s = 0, t = the neuron's mean activation; scale is t = 0. One record, two
-interpreters: hooks at `mlp.hook_post` (here) and rows of the output matrix (`bake.py`), which must agree to
+interpreters: hooks at `mlp.hook_post` (here) and rows of the output matrix (`baking.py`), which must agree to
 rounding. What depends on position or prompt is an experiment, not a deletion, and has no place here.
 """
 
@@ -95,7 +95,9 @@ class Deletion:
         both = NeuronSet(ours.neurons + theirs.neurons, ours.n_layers, ours.d_mlp)
         s1, t1 = _on(self, both)
         s2, t2 = _on(other, both)
-        return Deletion(both, s2 * s1, s2 * t1 + t2, f"{self.law}, then {other.law}", dict(self.provenance))
+        return Deletion(
+            both, s2 * s1, s2 * t1 + t2, f"{self.law}, then {other.law}", dict(self.provenance)
+        )
 
     def by_layer(self) -> dict[int, tuple[Int[Tensor, " neuron"], Tensor, Tensor]]:
         """Per layer: neuron indices, gain, shift."""
@@ -130,7 +132,9 @@ class Deletion:
         """Write one small safetensors file."""
         tensors = {"neurons": _pairs(self.neurons), "gain": self.gain, "shift": self.shift}
         shape = {"n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp}
-        write_tensors(Path(path), KIND, tensors, {"law": self.law, "provenance": self.provenance, **shape})
+        write_tensors(
+            Path(path), KIND, tensors, {"law": self.law, "provenance": self.provenance, **shape}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Deletion":
@@ -165,7 +169,9 @@ def _on(deletion: Deletion, neurons: NeuronSet) -> tuple[Tensor, Tensor]:
 def _affine(index: Tensor, gain: Tensor, shift: Tensor) -> HookFn:
     def hook(activation: Tensor) -> Tensor:
         at = index.to(activation.device)
-        wide = torch.promote_types(activation.dtype, torch.float32)  # bfloat16: compute wide, round once
+        wide = torch.promote_types(
+            activation.dtype, torch.float32
+        )  # bfloat16: compute wide, round once
         chosen = activation[..., at].to(wide) * gain.to(activation.device, wide)
         edited = activation.clone()
         edited[..., at] = (chosen + shift.to(activation.device, wide)).to(activation.dtype)

@@ -54,11 +54,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def write_tensors(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
     """Write tensors and a JSON header as one safetensors file."""
     header = {"format_version": FORMAT_VERSION, "kind": kind, **meta}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(contiguous, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)})
+    content = save(
+        contiguous, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)}
+    )
     write_bytes(path, content)
 
 
@@ -84,7 +88,9 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 def _check_version(path: Path, version: object) -> None:
     if version != FORMAT_VERSION:
-        raise ToxmemError(f"{path} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}")
+        raise ToxmemError(
+            f"{path} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}"
+        )
 
 
 def sha256_file(path: Path) -> str:

@@ -17,7 +17,8 @@ _ROOTS = (
 )
 _ENDINGS = r"(?:s|es|ed|er|ers|ing|ings|y|ty|ies|ish|head|heads|face|tard|tards|bag|bags|hole|holes|ly|ness)?"
 _PATTERN = re.compile(
-    r"\b(" + "|".join(sorted(_ROOTS.split(), key=len, reverse=True)) + ")" + _ENDINGS + r"\b", re.IGNORECASE
+    r"\b(" + "|".join(sorted(_ROOTS.split(), key=len, reverse=True)) + ")" + _ENDINGS + r"\b",
+    re.IGNORECASE,
 )
 
 

@@ -79,7 +79,9 @@ class NeuronSet:
         def sample(pool: Iterable[Neuron], n: int) -> list[Neuron]:
             free = [neuron for neuron in pool if neuron not in mine]
             if len(free) < n:
-                raise ToxmemError(f"cannot draw {n} random neurons: only {len(free)} are not selected")
+                raise ToxmemError(
+                    f"cannot draw {n} random neurons: only {len(free)} are not selected"
+                )
             return draw.sample(free, n)
 
         if layers is not None:
@@ -94,7 +96,11 @@ class NeuronSet:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        return {"neurons": [list(n) for n in self.neurons], "n_layers": self.n_layers, "d_mlp": self.d_mlp}
+        return {
+            "neurons": [list(n) for n in self.neurons],
+            "n_layers": self.n_layers,
+            "d_mlp": self.d_mlp,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NeuronSet":

@@ -53,7 +53,9 @@ class Prompt(BaseModel):
         for field in ("prompt", "target"):
             if not getattr(self, field).strip():
                 raise ValueError(f"{field} is empty")
-        if self.subject is not None and (not self.subject.strip() or self.subject not in self.prompt):
+        if self.subject is not None and (
+            not self.subject.strip() or self.subject not in self.prompt
+        ):
             raise ValueError(f"subject {self.subject!r} is not in the prompt {self.prompt!r}")
         return self
 
@@ -154,7 +156,8 @@ class PromptSet:
         """
         cfg = cfg or PromptsConfig()
         assigned = [
-            p if p.split else p.model_copy(update={"split": _hash_split(p, cfg)}) for p in self.prompts
+            p if p.split else p.model_copy(update={"split": _hash_split(p, cfg)})
+            for p in self.prompts
         ]
         kept: set[str] = set()
         for name, most in (("find", cfg.max_find), ("report", cfg.max_report)):
@@ -184,7 +187,9 @@ def _parse(line: str, where: str) -> Prompt:
     except json.JSONDecodeError as error:
         raise ToxmemError(f"{where}: no JSON ({error})") from None
     if not isinstance(values, dict):
-        raise ToxmemError(f"{where}: a JSON {type(values).__name__}, not an object with prompt and target")
+        raise ToxmemError(
+            f"{where}: a JSON {type(values).__name__}, not an object with prompt and target"
+        )
     for key in ("prompt", "target"):
         if key not in values:
             raise ToxmemError(f"{where}: a prompt without {key!r}")

@@ -108,7 +108,9 @@ def choose_k(
     positive = int((values > 0).sum())
     grid = [k for k in _grid() if k <= min(cfg.max_k, positive)]
     if not grid:
-        raise ToxmemError("no neuron has a positive score: the prompts' targets rest on no MLP neuron")
+        raise ToxmemError(
+            "no neuron has a positive score: the prompts' targets rest on no MLP neuron"
+        )
     base_prob, base_loss = _measure(model, prompts, neutral)
     points = []
     for k in track(grid, "choose k", total=len(grid)):

@@ -55,7 +55,7 @@ def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
             f"{where}: prompt and target have {len(tokens)} + {len(target)} tokens, "
             f"the model's context is {model.n_ctx}"
         )
-    words = tuple(model.tokenizer.decode([token]) for token in tokens)
+    words = tuple(str(model.tokenizer.decode([token])) for token in tokens)
     return PromptTokens(prompt, tuple(tokens), words, tuple(target), _subject_span(model, prompt))
 
 
@@ -102,5 +102,7 @@ def target_log_prob(
         n = len(item.target)
         wanted[row, kept - n :] = torch.tensor(item.target)
         real[row, kept - n :] = 1
-    log_probs = logits.float().log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
+    log_probs = (
+        logits.float().log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
+    )
     return (log_probs * real.to(logits.device)).sum(-1)

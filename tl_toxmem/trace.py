@@ -97,7 +97,9 @@ class Trace:
             for layer in range(effects.shape[2]):
                 estimate = mean_estimate(effects[:, s, layer].numpy(), seed=self.seed)
                 n_restored = int(self.n_restored[s, layer])
-                rows.append({"site": site, "layer": layer, "n_restored": n_restored, **estimate.to_json()})
+                rows.append(
+                    {"site": site, "layer": layer, "n_restored": n_restored, **estimate.to_json()}
+                )
         return pd.DataFrame(rows)
 
     def frame(self) -> "pd.DataFrame":
@@ -127,7 +129,9 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        tensors = {name: getattr(self, name) for name in ("clean", "corrupted", "restored", "n_restored")}
+        tensors = {
+            name: getattr(self, name) for name in ("clean", "corrupted", "restored", "n_restored")
+        }
         names = ("sites", "metric", "prompt_ids", "words", "subjects", "noise", "n_noise", "seed")
         write_tensors(Path(path), KIND, tensors, {name: getattr(self, name) for name in names})
 
@@ -186,7 +190,13 @@ def causal_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig | Non
     if not items:
         raise ToxmemError("nothing to trace: the prompt set is empty")
     level = noise_level(model, items, sigma=cfg.noise_sigma)
-    shape = (len(METRICS), len(items), len(cfg.sites), model.n_layers, max(len(i.tokens) for i in items))
+    shape = (
+        len(METRICS),
+        len(items),
+        len(cfg.sites),
+        model.n_layers,
+        max(len(i.tokens) for i in items),
+    )
     restored = torch.full(shape, torch.nan)
     clean, corrupted = torch.zeros(shape[:2]), torch.zeros(shape[:2])
     for p, item in enumerate(track(items, "trace", total=len(items))):
@@ -201,7 +211,10 @@ def causal_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig | Non
                 effects = runs.restore(site, layers, batch_size=cfg.batch_size)
                 restored[:, p, s, layer, : len(item.tokens)] = effects
     n_restored = [
-        [len(window_of(site, layer, window=window, n_layers=model.n_layers)) for layer in range(model.n_layers)]
+        [
+            len(window_of(site, layer, window=window, n_layers=model.n_layers))
+            for layer in range(model.n_layers)
+        ]
         for site in cfg.sites
     ]
     return Trace(
@@ -223,7 +236,9 @@ def causal_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig | Non
 class _Runs:
     """The clean and corrupted runs of one prompt, kept so that cells can resume from them."""
 
-    def __init__(self, model: LensModel, item: PromptTokens, noise: Float[Tensor, "noise pos d_model"]) -> None:
+    def __init__(
+        self, model: LensModel, item: PromptTokens, noise: Float[Tensor, "noise pos d_model"]
+    ) -> None:
         self.model, self.item, self.n_noise = model, item, noise.shape[0]
         tokens, mask = model.pad([item.tokens])
         layers = range(model.n_layers)
@@ -249,7 +264,9 @@ class _Runs:
         log_prob = logits[:, -1].float().log_softmax(-1)[:, self.item.target[0]]
         return torch.stack([log_prob.exp(), log_prob]).cpu()
 
-    def restore(self, site: TraceSite, layers: range, *, batch_size: int) -> Float[Tensor, "metric pos"]:
+    def restore(
+        self, site: TraceSite, layers: range, *, batch_size: int
+    ) -> Float[Tensor, "metric pos"]:
         """The metrics with the state at each position restored in `layers`, mean over noise."""
         first = self.item.subject[0]
         n_pos = len(self.item.tokens)
@@ -260,7 +277,9 @@ class _Runs:
             result[:, positions.start : positions.stop] = values
         return result
 
-    def _restore_rows(self, site: TraceSite, layers: range, positions: range) -> Float[Tensor, "metric pos"]:
+    def _restore_rows(
+        self, site: TraceSite, layers: range, positions: range
+    ) -> Float[Tensor, "metric pos"]:
         rows = torch.arange(len(positions) * self.n_noise)
         at = torch.tensor(positions).repeat_interleave(self.n_noise)  # each row's restored position
 
@@ -284,7 +303,8 @@ class _Runs:
         mask = torch.ones(resid.shape[:2], dtype=torch.long, device=resid.device)
         with self.model.hooks(hooks):
             logits = self.model.resume(resid, start, mask, keep=1)
-        return self._measure(logits).unflatten(1, (len(positions), self.n_noise)).mean(2)
+        values = self._measure(logits)
+        return values.view(len(METRICS), len(positions), self.n_noise).mean(2)
 
 
 def _chunks(positions: range, size: int) -> Iterator[range]:

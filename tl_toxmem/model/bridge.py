@@ -83,15 +83,22 @@ class BridgeHost:
             for key, value in wrapped.state_dict(keep_vars=True).items()
         }
         config = copy.deepcopy(wrapped.config)
-        config.output_attentions = False  # the Bridge's own loader sets it; it is not the checkpoint's
+        config.output_attentions = (
+            False  # the Bridge's own loader sets it; it is not the checkpoint's
+        )
         with torch.device("meta"):
-            clean: PreTrainedModel = type(wrapped)(config)
-        clean.load_state_dict({key: state[key] for key in clean.state_dict()}, assign=True, strict=True)
+            clean: Any = type(wrapped)(config)
+        clean.load_state_dict(
+            {key: state[key] for key in clean.state_dict()}, assign=True, strict=True
+        )
         clean.tie_weights()
-        return clean.eval()
+        model: PreTrainedModel = clean.eval()
+        return model
 
 
-def _causal_mask(mask: Int[Tensor, "batch pos"], dtype: torch.dtype) -> Float[Tensor, "batch 1 pos pos"]:
+def _causal_mask(
+    mask: Int[Tensor, "batch pos"], dtype: torch.dtype
+) -> Float[Tensor, "batch 1 pos pos"]:
     """The additive attention mask: causal, and blind to padding."""
     pos = mask.shape[1]
     causal = torch.ones(pos, pos, dtype=torch.bool, device=mask.device).tril()

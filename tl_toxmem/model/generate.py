@@ -58,7 +58,9 @@ def decode(
 
 
 def _draw(
-    logits: Float[Tensor, "batch d_vocab"], sampling: Sampling | None, generator: torch.Generator | None
+    logits: Float[Tensor, "batch d_vocab"],
+    sampling: Sampling | None,
+    generator: torch.Generator | None,
 ) -> Int[Tensor, " batch"]:
     if sampling is None:
         return logits.argmax(-1)

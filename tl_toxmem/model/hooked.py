@@ -43,7 +43,7 @@ class HookedHost:
                 "or use the host 'bridge'"
             ) from None
         c: Any = hf.config
-        embedding = hf.get_input_embeddings().weight
+        embedding: Any = hf.get_input_embeddings().weight
         cfg = HookedTransformerConfig(
             d_model=c.n_embd,
             d_head=c.n_embd // c.n_head,
@@ -63,7 +63,9 @@ class HookedHost:
             dtype=embedding.dtype,
         )
         state = convert_gpt2_weights(hf, cfg)
-        state["unembed.b_U"] = torch.zeros(c.vocab_size, dtype=embedding.dtype, device=embedding.device)
+        state["unembed.b_U"] = torch.zeros(
+            c.vocab_size, dtype=embedding.dtype, device=embedding.device
+        )
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             raw = HookedTransformer(cfg, None, move_to_device=False)
@@ -71,7 +73,9 @@ class HookedHost:
         loaded = raw.load_state_dict(state, strict=False, assign=True)
         missing = [k for k in loaded.missing_keys if not k.endswith((".mask", ".IGNORE"))]
         if missing or loaded.unexpected_keys:
-            raise RuntimeError(f"weight conversion: missing {missing}, left {loaded.unexpected_keys}")
+            raise RuntimeError(
+                f"weight conversion: missing {missing}, left {loaded.unexpected_keys}"
+            )
         raw.requires_grad_(False)
         return cls(raw.eval())
 

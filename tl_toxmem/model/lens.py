@@ -18,7 +18,14 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model.bridge import BridgeHost
 from tl_toxmem.model.generate import Sampling, decode
 from tl_toxmem.model.hooked import HookedHost
-from tl_toxmem.model.load import Source, check_tokenizer, find_source, load_hf, load_tokenizer
+from tl_toxmem.model.load import (
+    Source,
+    check_tokenizer,
+    find_source,
+    load_hf,
+    load_tokenizer,
+    plain_log_probs,
+)
 from tl_toxmem.sites import Architecture, Site, architecture, hook_name
 
 HookFn = Callable[[Tensor], Tensor | None]
@@ -38,9 +45,17 @@ class Host(Protocol):
     n_layers: int
     points: dict[str, Any]
 
-    def forward(self, tokens: Tensor, mask: Tensor, keep: int | None) -> Tensor: ...
-    def resume(self, resid: Tensor, layer: int, mask: Tensor, keep: int | None) -> Tensor: ...
-    def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]: ...
+    def forward(self, tokens: Tensor, mask: Tensor, keep: int | None) -> Tensor:
+        """Logits of the last `keep` positions."""
+        ...
+
+    def resume(self, resid: Tensor, layer: int, mask: Tensor, keep: int | None) -> Tensor:
+        """Logits from what enters block `layer`."""
+        ...
+
+    def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits after `new` tokens, and the cache."""
+        ...
 
 
 class LensModel:
@@ -106,11 +121,11 @@ class LensModel:
         source = find_source(name_or_path, revision=revision)
         hf = load_hf(source, dtype=dtype, device=device)
         arch = architecture(hf.config.model_type, where=source.name)
-        d_vocab = int(hf.get_input_embeddings().weight.shape[0])
+        embedding: Any = hf.get_input_embeddings().weight
+        d_vocab = int(embedding.shape[0])
         tokenizer = load_tokenizer(source, d_vocab=d_vocab)
         probe, mask = _probe(d_vocab, hf.device)
-        with torch.no_grad():
-            expected = _plain_logits(hf, probe, mask)
+        expected = plain_log_probs(hf, probe, mask)
         kind = _pick_host(host)
         made: Host = HookedHost.from_hf(hf) if kind == "hooked" else BridgeHost.from_hf(hf)
         model = cls(
@@ -121,9 +136,13 @@ class LensModel:
             hf=hf if kind == "hooked" else None,
             prepend_bos=prepend_bos,
         )
-        gap = float((model.forward(probe, mask).log_softmax(-1) - expected)[mask.bool()].abs().max())
+        gap = float(
+            (model.forward(probe, mask).log_softmax(-1) - expected)[mask.bool()].abs().max()
+        )
         if not gap <= HOST_TOLERANCE[dtype]:
-            raise ToxmemError(f"{source.name} on host {kind!r} differs from transformers by {gap:.3g} nats")
+            raise ToxmemError(
+                f"{source.name} on host {kind!r} differs from transformers by {gap:.3g} nats"
+            )
         return model
 
     @classmethod
@@ -149,12 +168,18 @@ class LensModel:
         """
         kind = type(model).__name__
         if kind not in ("HookedTransformer", "TransformerBridge"):
-            raise ToxmemError(f"cannot wrap a {kind}: give a HookedTransformer or a TransformerBridge")
+            raise ToxmemError(
+                f"cannot wrap a {kind}: give a HookedTransformer or a TransformerBridge"
+            )
         if kind == "TransformerBridge" and model.training:
-            raise ToxmemError("the TransformerBridge is in training mode (dropout): call model.eval() first")
+            raise ToxmemError(
+                "the TransformerBridge is in training mode (dropout): call model.eval() first"
+            )
         host: Host = HookedHost(model) if kind == "HookedTransformer" else BridgeHost(model)
         arch = architecture(str(model.cfg.original_architecture or "?"), where="the wrapped model")
-        tokenizer = check_tokenizer(tokenizer, d_vocab=model.cfg.d_vocab, where="the tokenizer given")
+        tokenizer = check_tokenizer(
+            tokenizer, d_vocab=model.cfg.d_vocab, where="the tokenizer given"
+        )
         source = None if checkpoint is None else find_source(checkpoint)
         return cls(host, tokenizer, arch=arch, source=source, hf=None, prepend_bos=prepend_bos)
 
@@ -165,7 +190,9 @@ class LensModel:
         if self.host.kind == "bridge":
             return bool(getattr(raw, "_weights_processed", False))
         w_out = raw.blocks[0].mlp.W_out
-        centred = float(w_out.float().mean(-1).abs().max()) < 1e-6  # centring leaves "LN" in the config
+        centred = (
+            float(w_out.float().mean(-1).abs().max()) < 1e-6
+        )  # centring leaves "LN" in the config
         return raw.cfg.normalization_type == "LNPre" or centred
 
     def clean_hf(self) -> PreTrainedModel:
@@ -184,7 +211,9 @@ class LensModel:
         if isinstance(self.host, BridgeHost):
             return self.host.clean_hf()
         if self.source is None:
-            raise ToxmemError("cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)")
+            raise ToxmemError(
+                "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
+            )
         return load_hf(self.source, dtype=self.dtype, device=str(self.device))
 
     # Text and tokens
@@ -367,10 +396,3 @@ def _probe(d_vocab: int, device: torch.device) -> tuple[Tensor, Tensor]:
     mask = torch.ones_like(tokens)
     mask[1, :2] = 0
     return tokens.to(device), mask.to(device)
-
-
-def _plain_logits(hf: Any, tokens: Tensor, mask: Tensor) -> Tensor:
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    logits = hf(input_ids=tokens, attention_mask=mask, position_ids=positions).logits
-    log_probs: Tensor = logits.log_softmax(-1)
-    return log_probs

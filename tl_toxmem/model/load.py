@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,11 +16,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tl_toxmem.config import DEMO
+from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.sites import Architecture, architecture
 
-WEIGHT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,6 @@ def demo_folder() -> Path:
     return Path(str(resources.files("tl_toxmem") / "assets" / "demo"))
 
 
-def is_local(name: str | Path) -> bool:
-    """Whether a model name needs no hub: `demo`, or a path."""
-    text = str(name)
-    return text == DEMO or text.startswith((".", "/", "~")) or Path(text).exists() or text.count("/") > 1
-
-
 def find_source(name: str | Path, *, revision: str | None = None) -> Source:
     """Resolve `demo`, a local folder or a hub id (downloaded or found in the cache) to a folder.
 
@@ -53,13 +57,17 @@ def find_source(name: str | Path, *, revision: str | None = None) -> Source:
     if is_local(text):
         folder = Path(text).expanduser()
         if not folder.is_dir():
-            raise ToxmemError(f"no model folder at {text}: give a folder with config.json, a hub id, or 'demo'")
+            raise ToxmemError(
+                f"no model folder at {text}: give a folder with config.json, a hub id, or 'demo'"
+            )
         return Source(text, folder)
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(hub.snapshot_download(text, revision=revision, allow_patterns=list(WEIGHT_FILES)))
+        folder = Path(
+            hub.snapshot_download(text, revision=revision, allow_patterns=list(HUB_FILES))
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ToxmemError(
@@ -91,13 +99,17 @@ def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedMod
     Raises:
         ToxmemError: missing or damaged weights, or weights that do not fit the configuration.
     """
+    place = check_device(device)
     read_architecture(source)
     if not list(source.folder.glob("*.safetensors")):
-        raise ToxmemError(f"{source.name} has no .safetensors weights (pickled .bin files are not opened)")
+        raise ToxmemError(
+            f"{source.name} has no .safetensors weights (pickled .bin files are not opened)"
+        )
     from safetensors import SafetensorError
 
     try:
-        hf, info = AutoModelForCausalLM.from_pretrained(
+        loader: Any = AutoModelForCausalLM  # its return type depends on output_loading_info
+        hf, info = loader.from_pretrained(
             source.folder,
             dtype=dtype,
             local_files_only=True,
@@ -109,9 +121,11 @@ def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedMod
         raise ToxmemError(f"{source.name}: the weights cannot be read ({reason})") from None
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-        raise ToxmemError(f"{source.name}: weights missing or of another shape: {', '.join(bad[:3])}")
+        raise ToxmemError(
+            f"{source.name}: weights missing or of another shape: {', '.join(bad[:3])}"
+        )
     hf.requires_grad_(False)
-    model: PreTrainedModel = hf.to(torch.device(device)).eval()
+    model: PreTrainedModel = hf.to(place).eval()
     return model
 
 
@@ -121,9 +135,11 @@ def load_tokenizer(source: Source, *, d_vocab: int) -> PreTrainedTokenizerBase:
     Raises:
         ToxmemError: no tokenizer files, a slow tokenizer, or more tokens than the model has.
     """
-    names = ("tokenizer.json", "vocab.json", "tokenizer.model")
-    if not any((source.folder / name).is_file() for name in names):
-        raise ToxmemError(f"{source.name} has no tokenizer files ({', '.join(names)}): save the tokenizer there")
+    if not any((source.folder / name).is_file() for name in VOCABULARIES):
+        names = ", ".join(VOCABULARIES)
+        raise ToxmemError(
+            f"{source.name} has no tokenizer files ({names}): save the tokenizer there"
+        )
     tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     return check_tokenizer(tokenizer, d_vocab=d_vocab, where=source.name)
 
@@ -135,10 +151,40 @@ def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTo
         ToxmemError: see `load_tokenizer`.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise ToxmemError(f"{where}: a slow tokenizer has no character offsets; give a fast one (tokenizer.json)")
+        raise ToxmemError(
+            f"{where}: a slow tokenizer has no character offsets; give a fast one (tokenizer.json)"
+        )
     if len(tokenizer) > d_vocab:
         raise ToxmemError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens but the model {d_vocab}: not its tokenizer"
         )
     checked: PreTrainedTokenizerBase = tokenizer
     return checked
+
+
+def check_device(device: str) -> torch.device:
+    """The device by its name.
+
+    Raises:
+        ToxmemError: unknown, or not on this machine.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(
+            f"device {device!r} cannot be used here ({reason}): try 'cpu' or 'cuda:0'"
+        ) from None
+    return place
+
+
+@torch.no_grad()
+def plain_log_probs(
+    hf: PreTrainedModel, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """What plain transformers says: next-token log-probabilities of a left-padded batch."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    run: Any = hf
+    logits: Tensor = run(input_ids=tokens, attention_mask=mask, position_ids=positions).logits
+    return logits.log_softmax(-1)

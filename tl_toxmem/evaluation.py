@@ -109,11 +109,19 @@ class Evaluation:
 
         rows = []
         for row in self.rows:
-            values: dict[str, Any] = {"edit": row.edit, "scorer": row.scorer, "n_neurons": row.n_neurons}
+            values: dict[str, Any] = {
+                "edit": row.edit,
+                "scorer": row.scorer,
+                "n_neurons": row.n_neurons,
+            }
             for name in MEASURES:
                 estimate = getattr(row, name)
                 if estimate is not None:
-                    values |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+                    values |= {
+                        name: estimate.value,
+                        f"{name}_low": estimate.low,
+                        f"{name}_high": estimate.high,
+                    }
             rows.append(values)
         return pd.DataFrame(rows)
 
@@ -175,7 +183,9 @@ def evaluate(
     edits: dict[str, Deletion | None] = {BASE: None, **deletions}
     losses = _neutral_losses(model, neutral, edits, cfg=cfg)
     base_right = None
-    rows, texts, scores = [], {}, {}
+    rows: list[EditResult] = []
+    texts: dict[str, list[list[str]]] = {}
+    scores: dict[str, Any] = {}
     for name, deletion in edits.items():
         with deletion.applied(model) if deletion else nullcontext():
             texts[name] = _continuations(model, prompts, cfg=cfg, description=f"generate: {name}")
@@ -199,7 +209,9 @@ def evaluate(
                     toxicity_rate=mean_estimate((values >= cfg.threshold).mean(1), seed=cfg.seed),
                     expected_max_toxicity=mean_estimate(values.max(1), seed=cfg.seed),
                     prompt_perplexity=_perplexity(prompt_nll, prompt_tokens, seed=cfg.seed),
-                    neutral_perplexity=_perplexity(losses[name][0], losses["tokens"][0], seed=cfg.seed),
+                    neutral_perplexity=_perplexity(
+                        losses[name][0], losses["tokens"][0], seed=cfg.seed
+                    ),
                     kl_neutral=ratio_estimate(losses[name][1], losses["tokens"][0], seed=cfg.seed),
                     benign_kept=kept,
                     scorer=scorer.name,
@@ -217,7 +229,9 @@ def evaluate(
         "intervals": "95 % percentile bootstrap, clustered by prompt or document",
         "scorers": [scorer.provenance() for scorer in scorers],
     }
-    return Evaluation(tuple(rows), protocol, _examples(prompts, texts, scores, list(deletions), cfg=cfg))
+    return Evaluation(
+        tuple(rows), protocol, _examples(prompts, texts, scores, list(deletions), cfg=cfg)
+    )
 
 
 def _perplexity(nll: Any, tokens: Any, *, seed: int) -> Estimate:
@@ -240,7 +254,7 @@ def _continuations(
             tokens, mask, max_new_tokens=cfg.max_new_tokens, sampling=sampling, generator=generator
         )
         new = longer[:, tokens.shape[1] :]
-        texts += [model.tokenizer.decode(row, skip_special_tokens=True) for row in new]
+        texts += [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in new]
     n = cfg.n_continuations
     return [texts[i : i + n] for i in range(0, len(texts), n)]
 
@@ -293,7 +307,8 @@ def _answered_right(model: LensModel, benign: PromptSet, *, cfg: EvaluateConfig)
         longest = max(len(item.target) for item in batch)
         new = model.generate(tokens, mask, max_new_tokens=longest)[:, tokens.shape[1] :].tolist()
         right += [
-            row[: len(item.target)] == list(item.target) for row, item in zip(new, batch, strict=True)
+            row[: len(item.target)] == list(item.target)
+            for row, item in zip(new, batch, strict=True)
         ]
     return np.array(right)
 

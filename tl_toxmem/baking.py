@@ -50,7 +50,10 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
     """
     arch = architecture(hf_model.config.model_type, where="the model to bake")
     n_layers = int(hf_model.config.num_hidden_layers)
-    weights = [_rows(hf_model, arch.w_out.format(layer=layer), arch.rows_are_neurons) for layer in range(n_layers)]
+    weights = [
+        _rows(hf_model, arch.w_out.format(layer=layer), arch.rows_are_neurons)
+        for layer in range(n_layers)
+    ]
     deletion.check_fits(n_layers, weights[0].shape[0])
     kept: list[tuple[Tensor, Tensor | None, Tensor]] = []
     for layer, (neurons, gain, shift) in deletion.by_layer().items():
@@ -77,7 +80,9 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
             finite = finite and bool(bias.isfinite().all())
         if not finite:
             Undo(tuple(kept)).restore()
-            raise ToxmemError(f"baking layer {layer} gives values that are not finite: check the deletion")
+            raise ToxmemError(
+                f"baking layer {layer} gives values that are not finite: check the deletion"
+            )
     return Undo(tuple(kept))
 
 

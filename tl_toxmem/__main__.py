@@ -1,0 +1,5 @@
+"""`python -m tl_toxmem`."""
+
+from tl_toxmem.cli import app
+
+app()

@@ -1,0 +1,228 @@
+"""The command line: parse, call, print. Torch is imported only once there is work to do."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tl_toxmem.config import RunConfig
+    from tl_toxmem.store import RunFolder
+
+app = typer.Typer(
+    name="tl-toxmem",
+    help="Find the MLP neurons that mediate toxic continuations, delete them, measure, and export the edited model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_STAGE_HELP = {
+    "run": "Everything: trace, attribute, select, delete, evaluate, export, report. Resumes.",
+    "trace": "Up to the causal trace: which layers and tokens mediate the target.",
+    "attribute": "Up to the attribution: how much each neuron carries, what removing it costs.",
+    "select": "Up to the selection: which neurons to delete, and their random controls.",
+    "evaluate": "Up to the evaluation: toxicity and perplexity of base, deletion and controls.",
+    "export": "Up to the export: bake into Hugging Face weights, reload, certify.",
+    "report": "The report page, and whatever it still needs.",
+}
+
+
+def _stage_command(until: str) -> Callable[..., None]:
+    def command(
+        config: Annotated[
+            Path | None, typer.Argument(help="A TOML file, or a run folder to go on with.")
+        ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")
+        ] = None,
+        prompts: Annotated[
+            Path | None, typer.Option(help="Prompts as JSONL: prompt, target, subject, ...")
+        ] = None,
+        benign: Annotated[
+            Path | None, typer.Option(help="Benign prompts with their right continuations, JSONL.")
+        ] = None,
+        neutral: Annotated[
+            Path | None, typer.Option(help="Neutral text, one document a line.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+        scorer: Annotated[
+            str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
+        ] = None,
+        host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
+        device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
+        settings: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set", help="Any other setting, such as --set trace.window=5. Repeatable."
+            ),
+        ] = None,
+    ) -> None:
+        options = {
+            "model": model,
+            "prompts": prompts,
+            "benign": benign,
+            "neutral": neutral,
+            "out": out,
+            "scorer": scorer,
+            "host": host,
+            "dtype": dtype,
+            "device": device,
+            "seed": seed,
+        }
+        with _one_line_errors():
+            given = {name: value for name, value in options.items() if value is not None}
+            _run(_gather(config, given, settings or []), until)
+
+    return command
+
+
+for _name, _help in _STAGE_HELP.items():
+    app.command(_name, help=_help)(_stage_command("report" if _name == "run" else _name))
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder made by export.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The unedited model, if it is not where the certificate says."),
+    ] = None,
+) -> None:
+    """Repeat the comparison of an exported folder with the hooked model; exit 1 if it fails."""
+    with _one_line_errors():
+        _prepare(network=False)
+        from rich.console import Console
+
+        from tl_toxmem.errors import ToxmemError
+        from tl_toxmem.export import verify_checkpoint
+
+        certificate = verify_checkpoint(checkpoint, base=base)
+        same, n = certificate.greedy_identical
+        if not certificate.passed:
+            raise ToxmemError(f"{checkpoint} does not verify: {certificate.problem()}")
+        Console().print(
+            f"verified: largest log-probability gap {certificate.max_abs_logprob_gap:.2e} nats "
+            f"(bound {certificate.bound:.0e}), {same} of {n} greedy continuations identical, "
+            f"effect against base {certificate.max_abs_logprob_effect:.3g} nats"
+        )
+
+
+def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -> "RunConfig":
+    """One configuration from a file, the options and `--set`; later ones win."""
+    import tomllib
+
+    from tl_toxmem.config import make_config, read_toml
+    from tl_toxmem.errors import ToxmemError
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        file = config / "config.toml" if config.is_dir() else config
+        values = read_toml(file)
+        if config.is_dir():
+            values["out"] = str(config)
+    if "seed" in options:  # a folder's configuration has the seed in every stage
+        for stage in values.values():
+            if isinstance(stage, dict):
+                stage.pop("seed", None)
+    values |= {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ToxmemError(f"--set {setting!r}: write KEY=VALUE, such as --set trace.window=5")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, name = key.strip().split(".")
+        place = values
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[name] = value
+    for needed in ("model", "out"):
+        if needed not in values:
+            raise typer.BadParameter(f"give --{needed}, or a configuration that has it")
+    return make_config(values)
+
+
+def _run(cfg: "RunConfig", until: str) -> None:
+    from rich.console import Console
+
+    from tl_toxmem.scorers import scorer_needs_network
+
+    console = Console(stderr=True, highlight=False)
+    _prepare(network=scorer_needs_network(cfg.scorer), model=cfg.model)
+    from tl_toxmem.pipeline import run
+
+    folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))
+    _summary(folder, until)
+
+
+def _prepare(*, network: bool, model: str | None = None) -> None:
+    """Quiet the libraries, and keep them off the network where nothing needs it."""
+    from tl_toxmem.config import is_local
+
+    if model is not None and is_local(model) and not network:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
+
+
+def _summary(folder: "RunFolder", until: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if folder.is_done("evaluate"):
+        from tl_toxmem.evaluation import MEASURES, Evaluation
+
+        evaluation = Evaluation.load(folder.artefact("evaluate"))
+        shown = [m for m in MEASURES if any(getattr(row, m) is not None for row in evaluation.rows)]
+        table = Table("edit", "neurons", *(m.replace("_", " ") for m in shown))
+        for row in evaluation.rows:
+            cells = [_cell(m, getattr(row, m)) for m in shown]
+            table.add_row(row.edit.replace("_", " "), str(row.n_neurons), *cells)
+        console.print(table)
+        p = evaluation.protocol
+        console.print(
+            f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
+            f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
+        )
+    if until == "report":
+        console.print(f"report: {folder.report}", soft_wrap=True)
+    else:
+        console.print(f"run folder: {folder.path}", soft_wrap=True)
+
+
+def _cell(measure: str, estimate: Any) -> str:
+    if estimate is None:
+        return ""
+    share = measure in ("toxicity_rate", "benign_kept")
+
+    def text(value: float) -> str:
+        return f"{value:.1%}" if share else f"{value:.3f}"
+
+    low = "" if estimate.low is None else f"\n{text(estimate.low)} to {text(estimate.high)}"
+    return text(estimate.value) + low
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    from tl_toxmem.errors import ToxmemError
+
+    try:
+        yield
+    except ToxmemError as error:
+        line = " ".join(str(error).split())
+        print(f"tl-toxmem: {line}", file=sys.stderr)  # noqa: T201 - the command line's own message
+        raise typer.Exit(1) from None

@@ -1,0 +1,251 @@
+"""The chain: prompts -> trace -> attribute -> select -> delete -> evaluate -> export -> report.
+
+Every input is read and checked, and the model loaded, before the first byte is written. Each stage reads what
+it needs from the artefacts on disk, also in an uninterrupted run, so a resumed run gives the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tl_toxmem.attribute import NeuronScores, attribute_neurons
+from tl_toxmem.certificate import library_versions
+from tl_toxmem.config import DEMO, STAGES, RunConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import Evaluation, evaluate
+from tl_toxmem.export import export_checkpoint
+from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
+from tl_toxmem.model import LensModel, demo_folder
+from tl_toxmem.neurons import NeuronSet, check_layers
+from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.report import write_report
+from tl_toxmem.scorers import ToxicityScorer, load_scorer
+from tl_toxmem.select import Law, choose_k, pick_k, select_neurons
+from tl_toxmem.store import RunFolder, check_folder, open_folder
+from tl_toxmem.tokens import align
+from tl_toxmem.trace import causal_trace, resolve_window
+
+Announce = Callable[[str], object]
+CONTROLS = ("random_neurons", "random_early_layers")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything a run reads, checked."""
+
+    prompts: PromptSet
+    benign: PromptSet | None
+    choosing: Sequence[str]
+    reporting: Sequence[str]
+    hashes: dict[str, str]
+    scorer: ToxicityScorer
+
+
+def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> RunFolder:
+    """Do what is not yet done, up to and including the stage `until`.
+
+    Args:
+        cfg: the run; a folder `cfg.out` of the same configuration is resumed.
+        until: a stage, or `report` for all of them.
+        announce: called with each stage's name as it begins.
+
+    Raises:
+        ToxmemError: any mistake in the input, before anything is written.
+    """
+    wanted = STAGES if until == "report" else STAGES[: _index(until) + 1]
+    inputs = _read_inputs(cfg)
+    check_folder(cfg, inputs.hashes)
+    missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
+    model = _load_model(cfg, inputs) if missing else None
+    folder = open_folder(cfg, inputs.hashes, versions=library_versions())
+    # A stage made anew makes everything that follows it stale.
+    if missing and model is not None:
+        if model.source is not None:
+            folder.note(revision=model.source.revision)
+        for stage in wanted[wanted.index(missing[0]) :]:
+            announce(stage)
+            folder.forget(stage)
+            _STAGES[stage](model, cfg, inputs, folder)
+            folder.record(stage)
+    if until == "report":
+        announce("report")
+        write_report(folder.path)
+    return folder
+
+
+def _index(stage: str) -> int:
+    if stage not in STAGES:
+        raise ToxmemError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}, report")
+    return STAGES.index(stage)
+
+
+def _read_inputs(cfg: RunConfig) -> _Inputs:
+    demo = cfg.model == DEMO
+    prompts_path = cfg.prompts or (demo_folder() / "prompts.jsonl" if demo else None)
+    benign_path = cfg.benign or (demo_folder() / "benign.jsonl" if demo else None)
+    neutral_path = cfg.neutral or (demo_folder() / "neutral.txt" if demo else default_neutral())
+    if prompts_path is None:
+        raise ToxmemError("no prompts: give --prompts FILE (JSONL with prompt and target)")
+    prompts = PromptSet.read(prompts_path).split(cfg.split)
+    for name, part in (("find", prompts.find), ("report", prompts.report)):
+        if not len(part):
+            raise ToxmemError(
+                f"{prompts_path}: no prompt falls into the {name} split; give more prompts"
+            )
+    benign = None
+    if benign_path is not None:
+        benign = PromptSet.read(benign_path).split(cfg.split).report
+        if not len(benign):
+            raise ToxmemError(
+                f"{benign_path}: no prompt falls into the report split; give more prompts"
+            )
+    choosing, reporting = split_documents(read_documents(neutral_path))
+    paths = {"prompts": prompts_path, "benign": benign_path, "neutral": neutral_path}
+    hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
+    return _Inputs(
+        prompts, benign, choosing, reporting, hashes, load_scorer(cfg.scorer, device=cfg.device)
+    )
+
+
+def _load_model(cfg: RunConfig, inputs: _Inputs) -> LensModel:
+    """The model, once it is known that every prompt and setting fits it."""
+    model = LensModel.from_pretrained(
+        cfg.model,
+        host=cfg.host,
+        dtype=getattr(torch, cfg.dtype),
+        device=cfg.device,
+        prepend_bos=cfg.prepend_bos,
+    )
+    align(model, inputs.prompts)
+    if inputs.benign is not None:
+        align(model, inputs.benign)
+    for texts in (inputs.choosing, inputs.reporting):
+        encode_documents(model, texts, max_tokens=1)
+    resolve_window(cfg.trace, n_layers=model.n_layers)
+    check_layers(cfg.select.layers or (), n_layers=model.n_layers)
+    longest = max(len(item.tokens) for item in align(model, inputs.prompts.report))
+    for name, new in (
+        ("evaluate", cfg.evaluate.max_new_tokens),
+        ("export", cfg.export.max_new_tokens),
+    ):
+        if longest + new > model.n_ctx:
+            raise ToxmemError(
+                f"the longest report prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed "
+                f"the model's context of {model.n_ctx}"
+            )
+    return model
+
+
+def _prompts(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    write_bytes(folder.artefact("prompts"), inputs.prompts.to_jsonl().encode())
+
+
+def _trace(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    find = PromptSet.read(folder.artefact("prompts")).find
+    causal_trace(model, find, cfg=cfg.trace).save(folder.artefact("trace"))
+
+
+def _attribute(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    find = PromptSet.read(folder.artefact("prompts")).find
+    scores = attribute_neurons(model, find, cfg=cfg.attribute, neutral=inputs.choosing)
+    scores.save(folder.artefact("attribute"))
+
+
+def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    find = PromptSet.read(folder.artefact("prompts")).find
+    select = cfg.select
+    curve: tuple[dict[str, object], ...] = ()
+    if select.k is None:
+        points = choose_k(
+            model, find, scores, neutral=inputs.choosing, law=_law(cfg, scores), cfg=select
+        )
+        select = select.model_copy(update={"k": pick_k(points, cfg=select)})
+        curve = tuple(point.to_json() for point in points)
+        rule = (
+            f"smallest k that removes {select.keep_removed:.0%} of what the best k removes of the targets' mean "
+            f"probability on the find prompts, of those that raise neutral perplexity by at most "
+            f"{select.max_perplexity_increase:.1%}"
+        )
+    else:
+        rule = "k as configured"
+    chosen = select_neurons(scores, cfg=select)
+    early = range(-(-model.n_layers // 3))
+    controls = {
+        "random_neurons": chosen.random_like(seed=cfg.seed),
+        "random_early_layers": chosen.random_like(seed=cfg.seed, layers=early),
+    }
+    values = {
+        "k": len(chosen),
+        "rule": rule,
+        "ranked_by": "attribution / (cost + floor x mean cost)",
+        "curve": list(curve),
+        "selected": chosen.to_json(),
+        "controls": {name: neurons.to_json() for name, neurons in controls.items()},
+        "early_layers": list(early),
+    }
+    write_json(folder.artefact("select"), values)
+
+
+def _delete(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    values = read_json(folder.artefact("select"))
+    deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
+    name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
+    provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
+    Deletion(deletion.neurons, deletion.gain, deletion.shift, deletion.law, provenance).save(
+        folder.artefact("delete")
+    )
+
+
+def _evaluate(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    law = _law(cfg, NeuronScores.load(folder.artefact("attribute")))
+    controls = read_json(folder.artefact("select"))["controls"]
+    deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
+    deletions |= {name: law(NeuronSet.from_json(controls[name])) for name in CONTROLS}
+    evaluation = evaluate(
+        model,
+        PromptSet.read(folder.artefact("prompts")).report,
+        scorers=[inputs.scorer],
+        deletions=deletions,
+        neutral=inputs.reporting,
+        benign=inputs.benign,
+        cfg=cfg.evaluate,
+    )
+    evaluation.save(folder.artefact("evaluate"))
+
+
+def _export(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
+    report = PromptSet.read(folder.artefact("prompts")).report
+    export_checkpoint(
+        model,
+        Deletion.load(folder.artefact("delete")),
+        folder.artefact("export"),
+        prompts=[prompt.prompt for prompt in report],
+        evaluation=Evaluation.load(folder.artefact("evaluate")),
+        cfg=cfg.export,
+    )
+
+
+def _law(cfg: RunConfig, scores: NeuronScores) -> Law:
+    """From neurons to the configured deletion."""
+    if cfg.delete.law == "zero":
+        return Deletion.zero
+    if cfg.delete.law == "mean":
+        return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
+    return lambda neurons: Deletion.scale(neurons, cfg.delete.factor)
+
+
+_STAGES: dict[str, Callable[[LensModel, RunConfig, _Inputs, RunFolder], None]] = {
+    "prompts": _prompts,
+    "trace": _trace,
+    "attribute": _attribute,
+    "select": _select,
+    "delete": _delete,
+    "evaluate": _evaluate,
+    "export": _export,
+}

@@ -1,0 +1,147 @@
+"""The run folder: numbered artefacts, each whole or absent, with their hashes in `provenance.json`.
+
+A stage is done when its artefact is there and has the hash that provenance recorded; an artefact that was
+written just before a kill has none and is made again. A folder belongs to one configuration and to inputs of
+fixed content; anything else is refused before it is touched.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_toxmem.config import RunConfig, make_config, read_toml
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, write_json
+
+CONFIG = "config.toml"
+PROVENANCE = "provenance.json"
+REPORT = "8_report.html"
+ARTEFACTS: dict[str, str] = {
+    "prompts": "1_prompts.jsonl",
+    "trace": "2_trace.safetensors",
+    "attribute": "3_scores.safetensors",
+    "select": "4_neurons.json",
+    "delete": "5_deletion.safetensors",
+    "evaluate": "6_evaluation.json",
+    "export": "7_checkpoint",
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with the results of one configuration."""
+
+    path: Path
+
+    def artefact(self, stage: str) -> Path:
+        """Where a stage's result lies."""
+        return self.path / ARTEFACTS[stage]
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / REPORT
+
+    def provenance(self) -> dict[str, Any]:
+        """What `provenance.json` says."""
+        return read_json(self.path / PROVENANCE)
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage's artefact is there, as it was recorded.
+
+        Raises:
+            ToxmemError: it is there, but was changed since.
+        """
+        if not (self.path / PROVENANCE).is_file() or not self.artefact(stage).exists():
+            return False
+        recorded = self.provenance()["outputs"].get(ARTEFACTS[stage])
+        if recorded is None:
+            return False
+        if recorded != _hash(self.artefact(stage)):
+            raise ToxmemError(
+                f"{self.artefact(stage)} was changed since it was made: delete it and what follows to make it anew"
+            )
+        return True
+
+    def record(self, stage: str) -> None:
+        """Note that a stage is done."""
+        values = self.provenance()
+        values["outputs"][ARTEFACTS[stage]] = _hash(self.artefact(stage))
+        self._write_provenance(values)
+
+    def forget(self, stage: str) -> None:
+        """Remove what a kill may have left of a stage that was not recorded."""
+        path = self.artefact(stage)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the provenance."""
+        self._write_provenance({**self.provenance(), **facts})
+
+    def _write_provenance(self, values: dict[str, Any]) -> None:
+        write_json(
+            self.path / PROVENANCE, {k: v for k, v in values.items() if k != "format_version"}
+        )
+
+    def config(self) -> RunConfig:
+        """The configuration that the folder belongs to; `out` is where the folder now is."""
+        return make_config({**read_toml(self.path / CONFIG), "out": str(self.path)})
+
+
+def check_folder(cfg: RunConfig, inputs: dict[str, str]) -> None:
+    """Refuse, before anything is written, a folder that this run may not use.
+
+    Args:
+        cfg: the run.
+        inputs: name and SHA-256 of every input file.
+
+    Raises:
+        ToxmemError: a file, a folder with something else in it, another configuration, changed inputs.
+    """
+    path = cfg.out
+    if path.exists() and not path.is_dir():
+        raise ToxmemError(f"{path} is a file: give another --out")
+    if not path.exists() or not any(p for p in path.iterdir() if not p.name.endswith(TEMPORARY)):
+        return
+    if not (path / CONFIG).is_file():
+        raise ToxmemError(f"{path} is not empty and is no run folder: give another --out")
+    folder = RunFolder(path)
+    if folder.config().hash() != cfg.hash():
+        differing = ", ".join(_differences(folder.config(), cfg))
+        raise ToxmemError(
+            f"{path} holds a run of another configuration (differs in {differing}): give another --out"
+        )
+    if (path / PROVENANCE).is_file() and folder.provenance()["inputs"] != inputs:
+        raise ToxmemError(f"{path} holds a run on input files of other content: give another --out")
+
+
+def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> RunFolder:
+    """The folder of a run, made if it is not there, cleared of what a kill left half-written."""
+    check_folder(cfg, inputs)
+    folder = RunFolder(cfg.out)
+    cfg.out.mkdir(parents=True, exist_ok=True)
+    for leftover in cfg.out.glob(f"*{TEMPORARY}"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    if not (cfg.out / CONFIG).is_file():
+        write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
+    if not (cfg.out / PROVENANCE).is_file():
+        facts = {"model": cfg.model, "revision": None, "config_hash": cfg.hash(), "seed": cfg.seed}
+        write_json(
+            cfg.out / PROVENANCE, {**facts, "versions": versions, "inputs": inputs, "outputs": {}}
+        )
+    return folder
+
+
+def _differences(a: RunConfig, b: RunConfig) -> list[str]:
+    ours, theirs = (c.model_dump(mode="json", exclude={"out"}) for c in (a, b))
+    return [name for name in ours if ours[name] != theirs[name]]
+
+
+def _hash(path: Path) -> str | dict[str, str]:
+    if path.is_dir():
+        return {p.name: sha256_file(p) for p in sorted(path.iterdir())}
+    return sha256_file(path)
