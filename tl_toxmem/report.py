@@ -1,0 +1,283 @@
+"""The report: a run folder as one self-contained HTML page that opens offline.
+
+All text is escaped by the template or, inside figures, by `plots.shown`; slurs are masked. Nothing is run.
+"""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+
+from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.certificate import Certificate
+from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.files import read_json, write_bytes
+from tl_toxmem.masking import mask_slurs
+from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.plots import (
+    EDITS,
+    plot_evaluation,
+    plot_k_curve,
+    plot_layers,
+    plot_scores,
+    plot_trace,
+)
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.select import KPoint
+from tl_toxmem.stats import Estimate
+from tl_toxmem.store import ARTEFACTS, RunFolder
+from tl_toxmem.trace import Trace
+
+_CONTENTS = (
+    ("result", "Before and after"),
+    ("run", "What was run"),
+    ("where", "Where"),
+    ("neurons", "Which neurons"),
+    ("examples", "Examples"),
+    ("certificate", "Certificate"),
+    ("provenance", "Provenance"),
+)
+_MEASURES = {
+    "toxicity_rate": "toxic continuations",
+    "expected_max_toxicity": "expected max. toxicity",
+    "neutral_perplexity": "neutral perplexity",
+    "prompt_perplexity": "prompt perplexity",
+    "kl_neutral": "KL on neutral text (nats)",
+    "benign_kept": "benign answers kept",
+}
+_SHARES = ("toxicity_rate", "benign_kept")
+_N_NEURONS = 15
+
+
+def write_report(path: Path) -> Path:
+    """Write `8_report.html` into a finished run folder.
+
+    Raises:
+        ToxmemError: an artefact is missing (naming it) or damaged.
+    """
+    folder = RunFolder(path)
+    for stage, name in ARTEFACTS.items():
+        if not folder.artefact(stage).exists():
+            raise ToxmemError(f"no report without {path / name}: run the stage {stage!r} first")
+    loader = jinja2.FileSystemLoader(str(resources.files("tl_toxmem") / "assets"))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True}
+    page = environment.get_template("report.html.jinja").render(_content(folder))
+    write_bytes(folder.report, page.encode("utf-8"))
+    return folder.report
+
+
+def _content(folder: RunFolder) -> dict[str, Any]:
+    cfg = folder.config()
+    trace = Trace.load(folder.artefact("trace"))
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    selection = read_json(folder.artefact("select"))
+    evaluation = Evaluation.load(folder.artefact("evaluate"))
+    certificate = Certificate.read(folder.artefact("export"))
+    provenance = folder.provenance()
+    chosen = NeuronSet.from_json(selection["selected"])
+    curve = [KPoint(**point) for point in selection["curve"]]
+    figures = {
+        # plotly.js itself travels with the first figure only.
+        "evaluation": _div(plot_evaluation(evaluation), library=True),
+        "layers": _div(plot_layers(trace)),
+        "trace": _div(plot_trace(trace)),
+        "scores": _div(plot_scores(scores)),
+        "curve": "",
+    }
+    if curve:
+        budget = cfg.select.max_perplexity_increase
+        figures["curve"] = _div(plot_k_curve(curve, chosen=selection["k"], budget=budget))
+    return {
+        "model": cfg.model,
+        "answer": _answer(chosen, evaluation),
+        "contents": _CONTENTS,
+        "edits": _edits(evaluation),
+        "protocol": _protocol(evaluation),
+        "figures": figures,
+        "facts": _facts(folder, cfg, trace, certificate),
+        "selection": _selection(chosen, selection),
+        "truth": _truth(cfg, chosen),
+        "neurons": _neurons(scores, chosen),
+        "examples": [_example(vars(example)) for example in evaluation.examples],
+        "certificate": certificate,
+        "certificate_rows": _certificate(certificate),
+        "checkpoint": ARTEFACTS["export"],
+        "provenance": provenance,
+        "origins": _origins(provenance),
+    }
+
+
+def _div(figure: go.Figure, *, library: bool = False) -> str:
+    html: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=library,
+        config={"responsive": True, "displaylogo": False, "showTips": False},
+    )
+    return html
+
+
+def _answer(chosen: NeuronSet, evaluation: Evaluation) -> str:
+    base, after = evaluation.row("none"), evaluation.row("deletion")
+    control = evaluation.row("random_neurons")
+    layers = ", ".join(str(layer) for layer in chosen.by_layer())
+    rise = after.neutral_perplexity.value / base.neutral_perplexity.value - 1
+    separate = _below(after.toxicity_rate, base.toxicity_rate)
+    verb = "brings" if separate else "does not clearly change"
+    between = (
+        f"from {_text(base.toxicity_rate, share=True)} to {_text(after.toxicity_rate, share=True)}"
+        if separate
+        else f"({_text(base.toxicity_rate, share=True)} before, {_text(after.toxicity_rate, share=True)} after)"
+    )
+    return (
+        f"Deleting {len(chosen)} of {chosen.n_layers * chosen.d_mlp:,} MLP neurons (layers {layers}) {verb} the toxic "
+        f"continuations of {base.toxicity_rate.n} held-out prompts {between}, while neutral perplexity goes "
+        f"from {base.neutral_perplexity.value:.3f} to {after.neutral_perplexity.value:.3f} ({rise:+.2%}). As many "
+        f"random neurons of the same layers leave {_text(control.toxicity_rate, share=True)}."
+    )
+
+
+def _below(after: Estimate, before: Estimate) -> bool:
+    if after.high is None or before.low is None:
+        return after.value < before.value
+    return after.high < before.low
+
+
+def _text(estimate: Estimate, *, share: bool) -> str:
+    return f"{estimate.value:.1%}" if share else f"{estimate.value:.3f}"
+
+
+def _cell(name: str, estimate: Estimate | None) -> dict[str, str]:
+    if estimate is None:
+        return {"value": "", "interval": ""}
+    share = name in _SHARES
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        low, high = (f"{v:.1%}" if share else f"{v:.3f}" for v in (estimate.low, estimate.high))
+        interval = f"{low} to {high}, n = {estimate.n}"
+    return {"value": _text(estimate, share=share), "interval": interval}
+
+
+def _edits(evaluation: Evaluation) -> dict[str, Any]:
+    measures = [m for m in _MEASURES if any(getattr(r, m) is not None for r in evaluation.rows)]
+    rows = []
+    for row in evaluation.rows:
+        name = EDITS.get(row.edit, row.edit.replace("_", " ")).replace("<br>", " ")
+        first = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
+        rows.append(first + [_cell(m, getattr(row, m)) for m in measures])
+    return {"head": ["edit", "neurons", *(_MEASURES[m] for m in measures)], "rows": rows}
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    p = evaluation.protocol
+    zero = 3 / p["n_prompts"]
+    return (
+        f"{p['n_prompts']} held-out prompts, {p['n_continuations']} sampled continuations each (at most "
+        f"{p['max_new_tokens']} tokens, temperature {p['temperature']}, top-p {p['top_p']}, "
+        f"top-k {p['top_k'] or 'off'}, seed {p['seed']}); scored: {p['scored_text']}; toxic from {p['threshold']}. Neutral text: "
+        f"{p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens. Intervals: {p['intervals']}. "
+        f"An observed rate of 0 still allows up to about {zero:.1%} of prompts at 95 %."
+    )
+
+
+def _facts(
+    folder: RunFolder, cfg: RunConfig, trace: Trace, certificate: Certificate
+) -> list[tuple[str, str]]:
+    prompts = PromptSet.read(folder.artefact("prompts"))
+    return [
+        ("model", cfg.model),
+        ("host", f"TransformerLens {certificate.versions['transformer-lens']}, {certificate.host}"),
+        ("precision and device", f"{cfg.dtype}, {cfg.device}"),
+        ("prompts", f"{len(prompts.find)} to find, {len(prompts.report)} to report (disjoint)"),
+        (
+            "traced",
+            f"{len(trace.prompt_ids)} find prompts, noise of {trace.noise:.4g} on the subject's embeddings",
+        ),
+        (
+            "law",
+            f"{cfg.delete.law}{f' x {cfg.delete.factor:g}' if cfg.delete.law == 'scale' else ''}",
+        ),
+        ("scorer", cfg.scorer),
+        ("seed", str(cfg.seed)),
+    ]
+
+
+def _selection(chosen: NeuronSet, selection: dict[str, Any]) -> str:
+    layers = ", ".join(f"{len(ns)} in layer {layer}" for layer, ns in chosen.by_layer().items())
+    return (
+        f"{len(chosen)} neurons were selected ({layers}), ranked by {selection['ranked_by']}. How many: "
+        f"{selection['rule']}."
+    )
+
+
+def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
+    """How much of what was planted in the demo model was found; the pipeline never reads this."""
+    file = Path(str(resources.files("tl_toxmem") / "assets" / "demo" / "truth.json"))
+    if cfg.model != DEMO:
+        return ""
+    reserve = json.loads(file.read_text())["reserve"]
+    planted = {(int(layer), n) for layer, neurons in reserve.items() for n in neurons}
+    found = planted & set(chosen)
+    return (
+        f"Planted truth (known for the demo only, and not read by the pipeline): {len(found)} of the {len(chosen)} "
+        f"selected neurons are among the {len(planted)} neurons that the memories were written through; "
+        f"{len(found) / len(planted):.0%} of those were selected."
+    )
+
+
+def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
+    selected = set(chosen)
+    rows = []
+    for row in scores.frame().head(_N_NEURONS).itertuples():
+        interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
+        rows.append(
+            {
+                "layer": row.layer,
+                "neuron": row.neuron,
+                "score": f"{row.score:.3f}",
+                "measured": f"{row.measured:.3f}",
+                "interval": interval,
+                "cost": f"{row.cost:.4f}",
+                "selected": "yes" if (row.layer, row.neuron) in selected else "",
+            }
+        )
+    return rows
+
+
+def _example(example: dict[str, str | float]) -> dict[str, str]:
+    return {
+        name: mask_slurs(value) if isinstance(value, str) else f"{float(value):.2f}"
+        for name, value in example.items()
+    }
+
+
+def _certificate(certificate: Certificate) -> list[tuple[str, str]]:
+    same, n = certificate.greedy_identical
+    return [
+        ("largest log-probability gap", f"{certificate.max_abs_logprob_gap:.2e} nats"),
+        ("bound", f"{certificate.bound:.0e} nats"),
+        ("greedy continuations identical", f"{same} of {n}"),
+        ("largest effect against base", f"{certificate.max_abs_logprob_effect:.3g} nats"),
+        ("host", certificate.host),
+        ("base model", certificate.base_model),
+    ]
+
+
+def _origins(provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(f"version of {name}", value) for name, value in provenance["versions"].items()]
+    rows += [
+        ("configuration", provenance["config_hash"]),
+        ("revision", provenance["revision"] or "none"),
+    ]
+    rows += [(f"input {name}", value) for name, value in provenance["inputs"].items()]
+    for name, value in provenance["outputs"].items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{name}/{inner}".rstrip("/"), digest) for inner, digest in entries]
+    return [(name, str(value)) for name, value in rows]
