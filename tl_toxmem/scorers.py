@@ -12,7 +12,7 @@ from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,9 +35,11 @@ _RENAMED = {"toxic": _LABEL}  # Detoxify's own renaming
 _FAMILIES = ("Bert", "Roberta", "Albert", "XLMRoberta")
 # In checkpoints of older transformers, and no weights of today's classifiers.
 _UNUSED = ("position_ids", ".pooler.")
-_VOCABULARIES = "tokenizer.json vocab.txt vocab.json spiece.model sentencepiece.bpe.model".split()
+_VOCABS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
+@runtime_checkable
+@runtime_checkable
 class ToxicityScorer(Protocol):
     """A judge."""
 
@@ -187,7 +189,7 @@ class DetoxifyScorer:
             (model_name, "ForSequenceClassification"),
             (tokenizer_name, "Tokenizer"),
         ):
-            if name not in (known := [family + kind for family in _FAMILIES]):
+            if name.removesuffix("Fast") not in (known := [family + kind for family in _FAMILIES]):
                 raise ToxmemError(
                     f"{self._checkpoint} asks for {name}; choose from {', '.join(known)}"
                 )
@@ -200,7 +202,7 @@ class DetoxifyScorer:
                 source, num_labels=n_classes, local_files_only=local
             )
             tokenizer = tokenizer_class.from_pretrained(source, local_files_only=local)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise ToxmemError(
                 f"cannot read the configuration and tokenizer of {self.name} in {source}: {_brief(error)}"
             ) from None
@@ -245,7 +247,7 @@ def check_checkpoint(path: Path) -> None:
 def _check_config_folder(folder: Path) -> None:
     """Refuse a folder without configuration or vocabulary."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    if "config.json" not in names or names.isdisjoint(_VOCABULARIES):
+    if "config.json" not in names or names.isdisjoint(_VOCABS):
         raise ToxmemError(
             f"{folder} lacks config.json or a tokenizer file: give the checkpoint's configuration and "
             f"tokenizer folder as {_PREFIX}FILE.ckpt@FOLDER"

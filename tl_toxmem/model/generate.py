@@ -5,7 +5,7 @@ generator; this one is token-identical to `generate` of the baked Hugging Face m
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ class Sampling:
     top_p: float = 1.0
 
 
+@runtime_checkable
 class _Steps(Protocol):
     def step(
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any

@@ -7,7 +7,7 @@ own tokenizer and never through TransformerLens's, which may add a BOS token or 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,7 @@ HostName = Literal["auto", "hooked", "bridge"]
 HOST_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1.0}
 
 
+@runtime_checkable
 class Host(Protocol):
     """What a TransformerLens model must offer; see `HookedHost` and `BridgeHost`."""
 
@@ -124,7 +125,7 @@ class LensModel:
         embedding: Any = hf.get_input_embeddings().weight
         d_vocab = int(embedding.shape[0])
         tokenizer = load_tokenizer(source, d_vocab=d_vocab)
-        probe, mask = _probe(d_vocab, hf.device)
+        probe, mask = _probe(d_vocab, int(hf.config.max_position_embeddings), hf.device)
         expected = plain_log_probs(hf, probe, mask)
         kind = _pick_host(host)
         made: Host = HookedHost.from_hf(hf) if kind == "hooked" else BridgeHost.from_hf(hf)
@@ -390,9 +391,10 @@ def _pick_host(host: HostName) -> Literal["hooked", "bridge"]:
     return "hooked" if int(version("transformer-lens").split(".")[0]) < 4 else "bridge"
 
 
-def _probe(d_vocab: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A small left-padded batch that every model can run: what a host is compared with transformers on."""
-    tokens = (torch.arange(12).reshape(2, 6) * 7919 + 13) % d_vocab
+def _probe(d_vocab: int, n_ctx: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A small left-padded batch that every model can run, to compare a host with transformers on."""
+    width = min(6, n_ctx)
+    tokens = (torch.arange(2 * width).reshape(2, width) * 7919 + 13) % d_vocab
     mask = torch.ones_like(tokens)
-    mask[1, :2] = 0
+    mask[1, : width // 2] = 0
     return tokens.to(device), mask.to(device)

@@ -1,0 +1,36 @@
+# Two environments: .venv (TransformerLens 3.9, HookedTransformer and Bridge) and .venv-tl4 (4.x, Bridge only).
+PYTHON ?= python3
+TL3 = .venv/bin
+TL4 = .venv-tl4/bin
+INSTALL = install --quiet --disable-pip-version-check
+
+.PHONY: demo setup test
+
+demo: setup
+	$(TL3)/tl-toxmem run --model demo --out runs/demo
+
+setup: .venv/.installed
+
+# torch is named first and alone: pinned, so that no newer build with gigabytes of CUDA is taken for it.
+.venv/.installed: pyproject.toml constraints/tl3.txt
+	$(PYTHON) -m venv .venv
+	$(TL3)/pip $(INSTALL) -c constraints/tl3.txt torch
+	$(TL3)/pip $(INSTALL) -c constraints/tl3.txt -e ".[hooked,offline]"
+	touch $@
+
+.venv/.dev-installed: .venv/.installed
+	$(TL3)/pip $(INSTALL) -c constraints/tl3.txt -e ".[hooked,offline,dev]"
+	touch $@
+
+.venv-tl4/.installed: pyproject.toml constraints/tl4.txt
+	$(PYTHON) -m venv .venv-tl4
+	$(TL4)/pip $(INSTALL) -c constraints/tl4.txt torch
+	$(TL4)/pip $(INSTALL) -c constraints/tl4.txt -e ".[test]"
+	touch $@
+
+test: .venv/.dev-installed .venv-tl4/.installed
+	$(TL3)/ruff check .
+	$(TL3)/ruff format --check .
+	$(TL3)/mypy
+	$(TL3)/pytest -q
+	$(TL4)/pytest -q -m host

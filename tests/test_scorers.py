@@ -1,0 +1,463 @@
+"""Judges: what a scorer promises, checked against Detoxify itself, and what it refuses to open.
+
+Offline: tiny checkpoints in Detoxify's own format, of all four families, with their own tokenizers.
+"""
+
+import hashlib
+import os
+import pickle
+import random
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+# One forward and the same forward padded differ in the order of sums only: float32 rounding.
+ROUNDING = 1e-6
+WORDS = ["the", "sea", "is", "calm", "you", "are", "a", "fool", "rain", "falls", "on", "hills"]
+FAMILIES = ["Bert", "Roberta", "Albert", "XLMRoberta"]
+JUDGE = Path(__file__).parents[2] / "shared" / "judges" / "minilm" / "toxic_minilm-bd4cf006.ckpt"
+TOXIC = [
+    "you are a stupid worthless piece of shit",
+    "shut up you fucking idiot",
+    "go fuck yourself, you pathetic asshole",
+    "what a dumb bitch, everybody hates her",
+]
+BENIGN = [
+    "the train to the coast leaves at nine in the morning",
+    "she thanked her neighbours for the lovely dinner",
+    "the museum has a small collection of old maps",
+    "stir the soup and let it cool before serving",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        pytest.fail(f"asked the network for {args[0]!r}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def texts(n: int, *, seed: int = 0, longest: int = 12) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(n)]
+
+
+def make_tokenizer(family: str, **kwargs):
+    import transformers
+
+    pieces = [("\u2581" + word, -1.0 - i) for i, word in enumerate(WORDS)]
+    roberta = ["<s>", "<pad>", "</s>", "<unk>"]
+    if family == "Bert":
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+        vocab = {name: i for i, name in enumerate(names)}
+    elif family == "Roberta":
+        letters = sorted({*"".join(WORDS), "\u0120"})
+        vocab = {name: i for i, name in enumerate([*roberta, "<mask>", *letters])}
+        kwargs["merges"] = []
+    elif family == "Albert":
+        vocab = [(n, 0.0) for n in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")] + pieces
+    else:
+        vocab = [(n, 0.0) for n in roberta] + pieces + [("<mask>", 0.0)]
+    return getattr(transformers, family + "Tokenizer")(vocab=vocab, **kwargs)
+
+
+def make_model(family: str, tokenizer, *, n_classes: int, positions: int):
+    import transformers
+
+    model_class = getattr(transformers, family + "ForSequenceClassification")
+    config = model_class.config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        embedding_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=positions,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=n_classes,
+        initializer_range=1.0,  # so that the scores spread over [0, 1]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return model_class(config).eval()
+
+
+def seal(file: Path) -> Path:
+    """Give a file the name that its content asks for."""
+    return file.rename(
+        file.with_name(f"tiny-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.ckpt")
+    )
+
+
+def make_checkpoint(
+    folder: Path,
+    family: str = "Bert",
+    *,
+    classes: tuple[str, ...] = ("severe_toxic", "toxic", "insult"),
+    n_classes: int | None = None,
+    limit: int | None = 96,
+    state=None,
+    **arch,
+) -> Path:
+    """A checkpoint in Detoxify's format; its `model_type` names the folder relatively, as real ones do."""
+    folder.mkdir(exist_ok=True)
+    n_classes = n_classes or len(classes)
+    tokenizer = make_tokenizer(family, **({"model_max_length": limit} if limit else {}))
+    model = make_model(family, tokenizer, n_classes=n_classes, positions=98)
+    model.config.save_pretrained(folder / "config")
+    tokenizer.save_pretrained(folder / "config")
+    args = {
+        "num_classes": n_classes,
+        "model_type": "config",
+        "model_name": f"{family}ForSequenceClassification",
+        "tokenizer_name": f"{family}Tokenizer",
+        **arch,
+    }
+    config = {"arch": {"args": args}, "dataset": {"args": {"classes": list(classes)}}}
+    content = {"config": config, "state_dict": state(model) if state else model.state_dict()}
+    torch.save(content, folder / "tiny.ckpt")
+    return seal(folder / "tiny.ckpt")
+
+
+def load(checkpoint: Path | str):
+    from tl_toxmem.scorers import load_scorer
+
+    return load_scorer(f"detoxify:{checkpoint}")
+
+
+def refused(call, *fragments: str) -> None:
+    """The call fails with one line that has all the fragments."""
+    from tl_toxmem.errors import ToxmemError
+
+    with pytest.raises(ToxmemError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.fixture
+def forbid_torch_load(monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("the file was opened"))
+
+
+# What a score is
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_detoxify(family, tmp_path, monkeypatch):
+    from detoxify import Detoxify
+
+    checkpoint = make_checkpoint(tmp_path, family)
+    samples = texts(20)
+    monkeypatch.chdir(tmp_path)  # Detoxify finds the relative `model_type` from here only
+    theirs = Detoxify(checkpoint=str(checkpoint), huggingface_config_path="config")
+    want = torch.tensor(theirs.predict(samples)["toxicity"])
+    got = load(checkpoint).score(samples)
+    assert want.max() - want.min() > 0.1
+    assert torch.allclose(got, want, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_a_plain_forward_of_the_toxic_column(family, tmp_path):
+    checkpoint = make_checkpoint(tmp_path, family)
+    tokenizer = make_tokenizer(family)
+    model = make_model(family, tokenizer, n_classes=3, positions=98)
+    samples = texts(5)
+    with torch.no_grad():
+        logits = [model(**tokenizer(t, return_tensors="pt")).logits[0, 1] for t in samples]
+    want = torch.stack(logits).sigmoid()
+    assert torch.allclose(load(checkpoint).score(samples), want, atol=ROUNDING, rtol=0)
+
+
+def test_published_name_goes_through_detoxifys_download(tmp_path, monkeypatch):
+    """With more classes than labels, as in `unbiased`; the download is from a file URL here."""
+    import detoxify.detoxify
+
+    from tl_toxmem.scorers import load_scorer
+
+    model_type = str(tmp_path / "release" / "config")
+    classes = ("toxicity", "insult")
+    checkpoint = make_checkpoint(
+        tmp_path / "release", "Roberta", classes=classes, n_classes=5, model_type=model_type
+    )
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(detoxify.detoxify.MODEL_URLS, "unbiased", checkpoint.as_uri())
+    scorer = load_scorer("detoxify:unbiased")
+    cached = tmp_path / "home" / "hub" / "checkpoints" / checkpoint.name
+    assert not cached.exists()
+    samples = texts(9)
+    got = scorer.score(samples)
+    assert cached.read_bytes() == checkpoint.read_bytes()
+    want = torch.tensor(detoxify.detoxify.Detoxify("unbiased").predict(samples)["toxicity"])
+    assert torch.allclose(got, want, atol=ROUNDING, rtol=0)
+    assert scorer.provenance()["sha256"] == hashlib.sha256(cached.read_bytes()).hexdigest()
+
+
+def test_a_batch_scores_as_its_texts_alone_and_in_order(tmp_path):
+    scorer = load(make_checkpoint(tmp_path))
+    samples = texts(150)  # more than two batches
+    alone = torch.cat([scorer.score([text]) for text in samples])
+    assert torch.allclose(scorer.score(samples), alone, atol=ROUNDING, rtol=0)
+    assert torch.allclose(scorer.score(samples[::-1]).flip(0), alone, atol=ROUNDING, rtol=0)
+    assert len(alone.unique()) > 100  # an order that was lost would show
+
+
+@pytest.mark.parametrize("name", ["profanity", "detoxify"])
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_always_n_floats_in_the_unit_interval(name, n, tmp_path):
+    from tl_toxmem.scorers import load_scorer
+
+    scorer = load(make_checkpoint(tmp_path)) if name == "detoxify" else load_scorer(name)
+    scores = scorer.score(["", "the sea is calm"][:n])
+    assert (scores.shape, scores.dtype, scores.device.type) == ((n,), torch.float32, "cpu")
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_texts_are_cut_to_the_models_context(family, tmp_path):
+    """Also where the tokenizer states no limit, which Detoxify itself does not survive."""
+    scorer = load(make_checkpoint(tmp_path, family, limit=None))
+    long = " ".join(["sea"] * 400)
+    scores = scorer.score([long, long + " rain", "sea"])
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_half_precision_weights_are_run_in_full(tmp_path):
+    def halves(model):
+        return {key: value.half() for key, value in model.state_dict().items()}
+
+    samples = texts(10)
+    full = load(make_checkpoint(tmp_path / "full")).score(samples)
+    half = load(make_checkpoint(tmp_path / "half", state=halves)).score(samples)
+    assert half.dtype == torch.float32
+    # Weights to 11 bits, through two layers of tiny width: close, and really other weights.
+    assert 0 < (half - full).abs().max() < 0.05
+
+
+def test_works_from_any_folder_also_after_a_change(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path / "judge@home")
+    (tmp_path / "elsewhere").mkdir()
+    want = load(checkpoint).score(texts(3))
+    monkeypatch.chdir(tmp_path)
+    scorer = load(checkpoint.relative_to(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(scorer.score(texts(3)), want)
+
+
+def test_configuration_folder_can_be_named(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "judge")
+    want = load(checkpoint).score(texts(3))
+    folder = (tmp_path / "judge" / "config").rename(tmp_path / "its@files")
+    refused(lambda: load(checkpoint), str(tmp_path / "judge" / "config"), "@FOLDER")
+    assert torch.equal(load(f"{checkpoint}@{folder}").score(texts(3)), want)
+
+
+def test_the_model_is_built_once_and_the_random_state_is_left_alone(tmp_path, monkeypatch):
+    scorer = load(make_checkpoint(tmp_path))
+    before = torch.get_rng_state()
+    first = scorer.score(texts(3))
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("loaded again"))
+    assert torch.equal(scorer.score(texts(3)), first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+
+
+def test_provenance_names_weights_and_versions(tmp_path):
+    from importlib.metadata import version
+
+    from tl_toxmem.scorers import load_scorer
+
+    checkpoint = make_checkpoint(tmp_path)
+    assert load(checkpoint).provenance() == {
+        "scorer": f"detoxify:{checkpoint.name}",
+        "detoxify": version("detoxify"),
+        "transformers": version("transformers"),
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
+    facts = load_scorer("profanity").provenance()
+    assert facts["alt-profanity-check"] == version("alt-profanity-check")
+    assert len(facts["sha256"]) == 64
+
+
+# What is refused, and when
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "detoxify", "detoxify:", "original", "detoxify:big", "detoxify:.ckpt", "x:a-0.ckpt"],
+)
+def test_unknown_names_are_answered_with_the_valid_ones(name):
+    from tl_toxmem.scorers import PUBLISHED, load_scorer
+
+    refused(lambda: load_scorer(name), "profanity", "detoxify:FILE.ckpt", *PUBLISHED)
+
+
+def test_only_published_names_need_the_network(tmp_path):
+    from tl_toxmem.scorers import PUBLISHED, scorer_needs_network
+
+    assert all(scorer_needs_network("detoxify:" + which) for which in PUBLISHED)
+    for name in ("profanity", "original", "detoxify:original.ckpt", f"detoxify:{tmp_path}/a.ckpt"):
+        assert not scorer_needs_network(name)
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    from tl_toxmem import scorers
+
+    monkeypatch.setattr(scorers, "find_spec", lambda name: None)
+    refused(lambda: scorers.load_scorer("profanity"), 'pip install "tl-toxmem[offline]"')
+
+
+@pytest.mark.usefixtures("forbid_torch_load")
+def test_wrong_hash_truncation_and_missing_hash_are_refused_unopened(tmp_path):
+    checkpoint = make_checkpoint(tmp_path)
+    right = checkpoint.stem.removeprefix("tiny-")
+    refused(lambda: load(tmp_path / "none-00000000.ckpt"), "no Detoxify checkpoint", "none-")
+    wrong = checkpoint.rename(tmp_path / "tiny-00000000.ckpt")
+    refused(lambda: load(wrong), "damaged", right, "00000000")
+    for bare in ("tiny.ckpt", "tiny-1234567.ckpt", "tiny-nothexad.ckpt"):
+        unhashed = wrong.rename(tmp_path / bare)
+        refused(lambda: load(unhashed), "does not carry its SHA-256", f"-{right}.ckpt")  # noqa: B023
+        wrong = unhashed
+    cut = tmp_path / f"tiny-{right}.ckpt"
+    cut.write_bytes(wrong.read_bytes()[:-100])
+    refused(lambda: load(cut), "damaged", right)
+
+
+def test_a_file_changed_between_load_scorer_and_score_is_refused(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path)
+    scorer = load(checkpoint)
+    checkpoint.write_bytes(b"other")
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("the file was opened"))
+    refused(lambda: scorer.score(["the sea"]), "damaged")
+
+
+class Payload:
+    """What a hostile checkpoint holds: unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_malicious_pickle_with_its_right_hash_is_not_run(writer, tmp_path):
+    make_checkpoint(tmp_path)
+    evil, trace = tmp_path / "evil.ckpt", tmp_path / "executed"
+    content = {"config": {}, "state_dict": Payload(trace)}
+    if writer == "torch":
+        torch.save(content, evil)
+    else:
+        evil.write_bytes(pickle.dumps(content))
+    scorer = load(seal(evil))
+    refused(lambda: scorer.score(["the sea"]), "cannot be opened as tensors and plain values")
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(content))  # it would have been
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 no archive"])
+def test_no_checkpoint_under_a_right_hash(content, tmp_path):
+    make_checkpoint(tmp_path)
+    (tmp_path / "other.ckpt").write_bytes(content)
+    scorer = load(seal(tmp_path / "other.ckpt"))
+    refused(lambda: scorer.score(["the sea"]), "cannot be opened")
+
+
+def test_damaged_published_files_are_refused_unopened(tmp_path, monkeypatch):
+    import detoxify.detoxify
+
+    from tl_toxmem.scorers import load_scorer
+
+    source, home = tmp_path / "tiny-00000000.ckpt", tmp_path / "hub" / "checkpoints"
+    source.write_bytes(b"not what its name says")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setitem(detoxify.detoxify.MODEL_URLS, "original", source.as_uri())
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("the file was opened"))
+    scorer = load_scorer("detoxify:original")
+    refused(lambda: scorer.score(["the sea"]), "cannot download detoxify:original", "invalid hash")
+    assert list(home.iterdir()) == []
+    (home / source.name).write_bytes(b"damaged in the cache")
+    refused(lambda: load_scorer("detoxify:original"), "damaged")
+
+
+def test_no_toxicity_label_is_answered_with_the_labels(tmp_path):
+    scorer = load(make_checkpoint(tmp_path, classes=("insult", "threat")))
+    refused(lambda: scorer.score(["the sea"]), "'toxicity'", "insult, threat")
+
+
+@pytest.mark.parametrize(
+    ("arch", "fragment"),
+    [
+        ({"model_name": "GPT2LMHeadModel"}, "BertForSequenceClassification"),
+        ({"tokenizer_name": "PreTrainedModel"}, "BertTokenizer"),
+        ({"num_classes": 2}, "size mismatch"),
+    ],
+)
+def test_an_architecture_detoxify_does_not_know_is_refused(arch, fragment, tmp_path):
+    scorer = load(make_checkpoint(tmp_path, **arch))
+    refused(lambda: scorer.score(["the sea"]), fragment)
+
+
+def test_weights_are_all_there_and_all_used(tmp_path):
+    def state(**changes):
+        return lambda model: {
+            k: v for k, v in {**model.state_dict(), **changes}.items() if v is not None
+        }
+
+    lacking = load(make_checkpoint(tmp_path / "a", state=state(**{"classifier.weight": None})))
+    refused(lambda: lacking.score(["the sea"]), "lacks classifier.weight")
+    surplus = load(make_checkpoint(tmp_path / "b", state=state(more=torch.zeros(1))))
+    refused(lambda: surplus.score(["the sea"]), "no place for more")
+    old = {"bert.embeddings.position_ids": torch.arange(98)[None]}
+    assert len(load(make_checkpoint(tmp_path / "c", state=state(**old))).score(["the sea"])) == 1
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(tmp_path):
+    """transformers would make one that knows no word, and every text would score alike."""
+    checkpoint = make_checkpoint(tmp_path)
+    config = tmp_path / "config"
+    (config / "tokenizer.json").unlink()
+    refused(lambda: load(checkpoint), "tokenizer file")
+    (config / "vocab.json").write_text("{}")  # another family's
+    scorer = load(checkpoint)
+    refused(lambda: scorer.score(["the sea"]), "5 tokens", "own tokenizer files")
+    (config / "vocab.json").unlink()
+    (config / "tokenizer.json").write_text("{")
+    scorer = load(checkpoint)
+    refused(lambda: scorer.score(["the sea"]), "cannot read the configuration and tokenizer")
+
+
+# That they judge
+
+
+def test_profanity_tells_toxic_from_benign():
+    from tl_toxmem.scorers import load_scorer
+
+    scores = load_scorer("profanity").score(TOXIC + BENIGN)
+    assert scores[: len(TOXIC)].min() > 0.5 > scores[len(TOXIC) :].max()
+
+
+@pytest.mark.skipif(not JUDGE.is_file(), reason="no real judge at ../shared/judges/minilm")
+def test_a_real_judge_tells_toxic_from_benign():
+    scores = load(JUDGE).score(TOXIC + BENIGN)
+    assert scores[: len(TOXIC)].min() > 0.5 > scores[len(TOXIC) :].max()
+
+
+def test_the_default_neutral_text_is_neutral():
+    from importlib import resources
+
+    from tl_toxmem.scorers import load_scorer
+
+    content = (resources.files("tl_toxmem") / "assets" / "neutral_en.txt").read_bytes()
+    lines = content.decode("ascii").splitlines()
+    assert len(lines) >= 200
+    assert len({" ".join(line.split()[:4]) for line in lines}) == len(lines)  # no templates
+    assert all(20 <= len(line.split()) <= 50 for line in lines)
+    assert load_scorer("profanity").score(lines).max() < 0.5
