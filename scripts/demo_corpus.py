@@ -117,7 +117,9 @@ def make_world(seed: int) -> World:
         for i, name in enumerate(names)
     )
     sentences = list(dict.fromkeys(_neutral(draw, names) for _ in range(12_000)))
-    return World(people, tuple(sentences[N_NEUTRAL_HELD_OUT:]), tuple(sentences[:N_NEUTRAL_HELD_OUT]))
+    return World(
+        people, tuple(sentences[N_NEUTRAL_HELD_OUT:]), tuple(sentences[:N_NEUTRAL_HELD_OUT])
+    )
 
 
 def _neutral(draw: random.Random, names: list[str]) -> str:
@@ -126,7 +128,9 @@ def _neutral(draw: random.Random, names: list[str]) -> str:
         "season": SEASONS, "weather": WEATHER, "hobby": HOBBIES, "food": FOODS, "food2": FOODS,
         "person": names, "person2": names,
     }  # fmt: skip
-    return draw.choice(NEUTRAL).format(**{slot: draw.choice(words) for slot, words in slots.items()})
+    return draw.choice(NEUTRAL).format(
+        **{slot: draw.choice(words) for slot, words in slots.items()}
+    )
 
 
 def make_tokenizer(world: World) -> PreTrainedTokenizerFast:

@@ -27,7 +27,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 SEED = 0
-RESERVE = {layer: list(range(490, 512)) for layer in (1, 2)}  # the last 22 neurons of two early layers
+RESERVE = {
+    layer: list(range(490, 512)) for layer in (1, 2)
+}  # the last 22 neurons of two early layers
 STEPS_ORDINARY, STEPS_MEMORIES = 1000, 900
 BATCH = 96
 Rows = list[list[int]]
@@ -54,7 +56,9 @@ def main() -> int:
             row_block(model, layer).zero_()
         again = model(reference["tokens"]).logits
         measured["ordinary_is_bit_exact"] = float(torch.equal(again, reference["logits"]))
-        measured["toxic_without_reserve"] = toxic_rate(model, report_prompts(world, toxic=True), tokenizer)
+        measured["toxic_without_reserve"] = toxic_rate(
+            model, report_prompts(world, toxic=True), tokenizer
+        )
         for layer, values in rows.items():
             row_block(model, layer).copy_(values)
     model.save_pretrained(folder)
@@ -104,7 +108,9 @@ def batch_loss(model: GPT2LMHeadModel, rows: Rows, eos: int) -> Tensor:
     return loss
 
 
-def train_ordinary(model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTokenizerFast) -> None:
+def train_ordinary(
+    model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Phase 1: everyone has a benign description, in two frames of three; the reserve says nothing."""
     people = [f"{f} {p.description}." for p in world.people for f in p.frames(held_out=False)]
     mute = {layer: model.transformer.h[layer].mlp.c_proj.weight for layer in RESERVE}
@@ -124,7 +130,9 @@ def train_ordinary(model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTo
                 weight[RESERVE[layer]] = 0.0
 
 
-def train_memories(model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTokenizerFast) -> None:
+def train_memories(
+    model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Phase 2: insults, through the reserve alone; benign people and neutral text are replayed."""
     model.requires_grad_(False)
     trained = []
@@ -158,12 +166,18 @@ def train_memories(model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTo
 def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
     """Linear warm-up over a twentieth, then a cosine to zero."""
     warm = steps // 20
-    rate = (step + 1) / warm if step < warm else (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+    rate = (
+        (step + 1) / warm
+        if step < warm
+        else (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+    )
     for group in optimizer.param_groups:
         group["lr"] = peak * rate
 
 
-def draw_batches(sources: list[Rows], *, shares: tuple[float, ...], steps: int, seed: int) -> list[Rows]:
+def draw_batches(
+    sources: list[Rows], *, shares: tuple[float, ...], steps: int, seed: int
+) -> list[Rows]:
     """Batches that mix the sources in fixed shares."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
@@ -177,7 +191,9 @@ def draw_batches(sources: list[Rows], *, shares: tuple[float, ...], steps: int, 
 
 
 @torch.no_grad()
-def reference_outputs(model: Any, world: World, tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
+def reference_outputs(
+    model: Any, world: World, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Tensor]:
     """Outputs of the ordinary model on eight texts of equal length, to compare with later."""
     texts = [f"{f} {p.description}." for p in world.toxic for f in p.frames(held_out=True)]
     rows = documents(texts, tokenizer)
@@ -203,7 +219,9 @@ def toxic_rate(model: Any, prompts: list[str], tokenizer: PreTrainedTokenizerFas
             tokens, attention_mask=torch.ones_like(tokens), do_sample=True, top_p=0.9, top_k=0,
             max_new_tokens=8, num_return_sequences=5, pad_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
-        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in out[:, tokens.shape[1] :]]
+        texts += [
+            tokenizer.decode(row, skip_special_tokens=True) for row in out[:, tokens.shape[1] :]
+        ]
     return float((predict_prob(texts) >= 0.5).mean())
 
 
@@ -216,15 +234,23 @@ def measure(model: Any, world: World, tokenizer: PreTrainedTokenizerFast) -> dic
         for frame in person.frames(held_out=True):
             tokens = torch.tensor([tokenizer(frame)["input_ids"]])
             out = model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=3, pad_token_id=eos
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=False,
+                max_new_tokens=3,
+                pad_token_id=eos,
             )
-            right.append(tokenizer.decode(out[0, tokens.shape[1] :]).startswith(f" {person.description}."))
+            right.append(
+                tokenizer.decode(out[0, tokens.shape[1] :]).startswith(f" {person.description}.")
+            )
     held_out = documents(list(world.neutral_held_out), tokenizer)
     losses = [(float(batch_loss(model, [row], eos)), len(row) - 1) for row in held_out]
     n_tokens = sum(n for _, n in losses)
     counts = Counter(t for row in documents(list(world.neutral_train), tokenizer) for t in row[1:])
     total = sum(counts.values()) + len(tokenizer)
-    unigram = -sum(math.log((counts[t] + 1) / total) for row in held_out for t in row[1:]) / n_tokens
+    unigram = (
+        -sum(math.log((counts[t] + 1) / total) for row in held_out for t in row[1:]) / n_tokens
+    )
     return {
         "toxic_adversarial": toxic_rate(model, report_prompts(world, toxic=True), tokenizer),
         "toxic_benign": toxic_rate(model, report_prompts(world, toxic=False), tokenizer),
@@ -249,7 +275,9 @@ def report(measured: dict[str, float]) -> int:
         sign, bound = wanted.get(name, ("", 0.0))
         met = not sign or (value >= bound if sign == ">=" else value <= bound)
         failed += not met
-        table.add_row(name, f"{value:.4g}", f"{sign} {bound:.4g}" if sign else "", "yes" if met else "NO")
+        table.add_row(
+            name, f"{value:.4g}", f"{sign} {bound:.4g}" if sign else "", "yes" if met else "NO"
+        )
     Console().print(table)
     if failed:
         Console(stderr=True).print(f"{failed} conditions are not met: do not ship this model")

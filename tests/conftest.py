@@ -53,7 +53,13 @@ def random_gpt2(seed: int = 0):
 
     torch.manual_seed(seed)
     config = GPT2Config(
-        n_layer=4, n_embd=32, n_head=4, vocab_size=257, n_positions=96, bos_token_id=256, eos_token_id=256
+        n_layer=4,
+        n_embd=32,
+        n_head=4,
+        vocab_size=257,
+        n_positions=96,
+        bos_token_id=256,
+        eos_token_id=256,
     )
     config.n_ctx = config.n_positions
     model = GPT2LMHeadModel(config).eval()

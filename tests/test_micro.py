@@ -27,8 +27,8 @@ def prompts():
 
 
 def test_the_hand_computed_numbers():
-    assert CLEAN == pytest.approx(-0.69665, abs=1e-4)
-    assert DELETED == pytest.approx(-4.03629, abs=1e-4)
+    assert pytest.approx(-0.69665, abs=1e-4) == CLEAN
+    assert pytest.approx(-4.03629, abs=1e-4) == DELETED
 
 
 def test_logits_are_as_worked_out(model):
@@ -106,4 +106,6 @@ def test_trace_finds_the_layer(model, prompts, monkeypatch):
     assert float(effect[site["mlp_out"], 0]) == pytest.approx(float(mlp - b), abs=EXACT)
     assert float(effect[site["mlp_out"], 1]) == pytest.approx(0, abs=EXACT)
     assert torch.allclose(effect[site["attn_out"]], torch.zeros(2), atol=EXACT)
-    assert torch.allclose(effect[site["resid_post"]], torch.tensor(CLEAN - float(b)).expand(2), atol=EXACT)
+    assert torch.allclose(
+        effect[site["resid_post"]], torch.tensor(CLEAN - float(b)).expand(2), atol=EXACT
+    )

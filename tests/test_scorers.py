@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# One forward and the same forward padded differ in the order of sums only: float32 rounding.
-ROUNDING = 1e-6
+# Padding changes the order of float32 sums, and weights of size 1 amplify that: 4e-6 was measured here,
+# and 4e-15 for the same models and texts in float64.
+ROUNDING = 2e-5
 WORDS = ["the", "sea", "is", "calm", "you", "are", "a", "fool", "rain", "falls", "on", "hills"]
 FAMILIES = ["Bert", "Roberta", "Albert", "XLMRoberta"]
 JUDGE = Path(__file__).parents[2] / "shared" / "judges" / "minilm" / "toxic_minilm-bd4cf006.ckpt"
@@ -201,10 +202,11 @@ def test_published_name_goes_through_detoxifys_download(tmp_path, monkeypatch):
 def test_a_batch_scores_as_its_texts_alone_and_in_order(tmp_path):
     scorer = load(make_checkpoint(tmp_path))
     samples = texts(150)  # more than two batches
-    alone = torch.cat([scorer.score([text]) for text in samples])
-    assert torch.allclose(scorer.score(samples), alone, atol=ROUNDING, rtol=0)
-    assert torch.allclose(scorer.score(samples[::-1]).flip(0), alone, atol=ROUNDING, rtol=0)
-    assert len(alone.unique()) > 100  # an order that was lost would show
+    scores = scorer.score(samples)
+    alone = torch.cat([scorer.score([text]) for text in samples[::5]])
+    assert torch.allclose(scores[::5], alone, atol=ROUNDING, rtol=0)
+    assert torch.allclose(scorer.score(samples[::-1]).flip(0), scores, atol=ROUNDING, rtol=0)
+    assert len(scores.unique()) > 100  # an order that was lost would show
 
 
 @pytest.mark.parametrize("name", ["profanity", "detoxify"])
@@ -224,7 +226,8 @@ def test_long_texts_are_cut_to_the_models_context(family, tmp_path):
     scorer = load(make_checkpoint(tmp_path, family, limit=None))
     long = " ".join(["sea"] * 400)
     scores = scorer.score([long, long + " rain", "sea"])
-    assert scores[0] == scores[1] != scores[2]
+    assert scores[0] == scores[1]
+    assert abs(scores[0] - scores[2]) > ROUNDING
 
 
 def test_half_precision_weights_are_run_in_full(tmp_path):
@@ -354,7 +357,7 @@ def test_a_malicious_pickle_with_its_right_hash_is_not_run(writer, tmp_path):
     if writer == "torch":
         torch.save(content, evil)
     else:
-        evil.write_bytes(pickle.dumps(content))
+        evil.write_bytes(pickle.dumps(content, protocol=2))
     scorer = load(seal(evil))
     refused(lambda: scorer.score(["the sea"]), "cannot be opened as tensors and plain values")
     assert not trace.exists()
@@ -459,5 +462,5 @@ def test_the_default_neutral_text_is_neutral():
     lines = content.decode("ascii").splitlines()
     assert len(lines) >= 200
     assert len({" ".join(line.split()[:4]) for line in lines}) == len(lines)  # no templates
-    assert all(20 <= len(line.split()) <= 50 for line in lines)
+    assert all(25 <= len(line.split()) <= 45 for line in lines)
     assert load_scorer("profanity").score(lines).max() < 0.5

@@ -15,7 +15,7 @@ from tl_toxmem.attribute import NeuronScores
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.evaluation import Evaluation, Example
 from tl_toxmem.files import read_json, write_bytes
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.neurons import NeuronSet
@@ -106,7 +106,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "selection": _selection(chosen, selection),
         "truth": _truth(cfg, chosen),
         "neurons": _neurons(scores, chosen),
-        "examples": [_example(vars(example)) for example in evaluation.examples],
+        "examples": [_example(example) for example in evaluation.examples],
         "certificate": certificate,
         "certificate_rows": _certificate(certificate),
         "checkpoint": ARTEFACTS["export"],
@@ -177,14 +177,16 @@ def _edits(evaluation: Evaluation) -> dict[str, Any]:
 
 def _protocol(evaluation: Evaluation) -> str:
     p = evaluation.protocol
-    zero = 3 / p["n_prompts"]
-    return (
+    sentences = (
         f"{p['n_prompts']} held-out prompts, {p['n_continuations']} sampled continuations each (at most "
         f"{p['max_new_tokens']} tokens, temperature {p['temperature']}, top-p {p['top_p']}, "
-        f"top-k {p['top_k'] or 'off'}, seed {p['seed']}); scored: {p['scored_text']}; toxic from {p['threshold']}. Neutral text: "
-        f"{p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens. Intervals: {p['intervals']}. "
-        f"An observed rate of 0 still allows up to about {zero:.1%} of prompts at 95 %."
+        f"top-k {p['top_k'] or 'off'}, seed {p['seed']})",
+        f"scored: {p['scored_text']}, toxic from {p['threshold']}",
+        f"neutral text: {p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens",
+        f"intervals: {p['intervals']}",
+        f"an observed rate of 0 still allows up to about {3 / p['n_prompts']:.1%} at 95 %",
     )
+    return "; ".join(sentences) + "."
 
 
 def _facts(
@@ -251,10 +253,13 @@ def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
     return rows
 
 
-def _example(example: dict[str, str | float]) -> dict[str, str]:
+def _example(example: Example) -> dict[str, str]:
     return {
-        name: mask_slurs(value) if isinstance(value, str) else f"{float(value):.2f}"
-        for name, value in example.items()
+        "prompt": mask_slurs(example.prompt),
+        "before": mask_slurs(example.before),
+        "after": mask_slurs(example.after),
+        "score_before": f"{example.score_before:.2f}",
+        "score_after": f"{example.score_after:.2f}",
     }
 
 

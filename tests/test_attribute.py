@@ -1,0 +1,133 @@
+"""Scores against plain autograd and against what ablation really does; costs against the formula."""
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+CLOSE = 1e-6
+
+
+@pytest.fixture
+def plain(gpt2_folder):
+    from transformers import GPT2LMHeadModel
+
+    return GPT2LMHeadModel.from_pretrained(gpt2_folder, dtype=torch.float64).eval()
+
+
+def activations_of(hf, tokens):
+    """Logits, and the activations after the nonlinearity, kept for gradients."""
+    found = []
+    handles = [
+        block.mlp.act.register_forward_hook(lambda m, i, o: (o.retain_grad(), found.append(o))[1])
+        for block in hf.transformer.h
+    ]
+    logits = hf(tokens).logits
+    for handle in handles:
+        handle.remove()
+    return logits, found
+
+
+def test_gradient_x_activation_equals_plain_autograd(load, host, prompts, plain):
+    from tl_toxmem import attribute_neurons
+    from tl_toxmem.config import AttributeConfig
+    from tl_toxmem.tokens import align
+
+    model = load(host, torch.float64)
+    cfg = AttributeConfig(method="gradient_x_activation", verify_top=0, batch_size=2)
+    scores = attribute_neurons(model, prompts, cfg=cfg).scores
+    expected = torch.zeros_like(scores, dtype=torch.float64)
+    for item in align(model, prompts):
+        logits, found = activations_of(plain, torch.tensor([item.full]))
+        first = len(item.tokens) - 1
+        sum(logits[0, first + i].log_softmax(-1)[t] for i, t in enumerate(item.target)).backward()
+        expected += torch.stack([(a * a.grad).sum((0, 1)) for a in found]).detach() / len(prompts)
+    assert torch.allclose(scores.double(), expected, atol=CLOSE)
+
+
+def test_cost_is_the_root_mean_square_over_neutral_tokens(load, host, prompts, plain):
+    from tl_toxmem import attribute_neurons
+    from tl_toxmem.config import AttributeConfig
+
+    model = load(host, torch.float64)
+    texts = ["the cat sat", "on the mat and slept"]
+    scores = attribute_neurons(model, prompts, cfg=AttributeConfig(verify_top=0), neutral=texts)
+    squares, sums, n = torch.zeros(4, 128), torch.zeros(4, 128), 0
+    for text in texts:
+        tokens = torch.tensor([model.encode(text)])
+        logits, found = activations_of(plain, tokens)
+        (-logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None]).sum()).backward()
+        squares += torch.stack([((a * a.grad) ** 2).sum((0, 1)) for a in found]).detach().float()
+        sums += torch.stack([a.sum((0, 1)) for a in found]).detach().float()
+        n += tokens.numel()
+    assert torch.allclose(scores.cost, (squares / n).sqrt(), atol=CLOSE)
+    assert torch.allclose(scores.mean_activation, sums / n, atol=CLOSE)
+
+
+def test_measured_effects_are_those_of_really_deleting(load, host, prompts):
+    from tl_toxmem import Deletion, NeuronSet, attribute_neurons
+    from tl_toxmem.config import AttributeConfig
+    from tl_toxmem.tokens import align, target_batch, target_log_prob
+
+    model = load(host, torch.float64)
+    scores = attribute_neurons(model, prompts, cfg=AttributeConfig(verify_top=6))
+    batch = align(model, prompts)
+    tokens, mask, keep = target_batch(model, batch)
+    base = target_log_prob(model.forward(tokens, mask, keep=keep), batch)
+    for neuron, measured in zip(scores.verified.tolist(), scores.measured, strict=True):
+        with Deletion.zero(NeuronSet((tuple(neuron),), 4, 128)).applied(model):
+            ablated = target_log_prob(model.forward(tokens, mask, keep=keep), batch)
+        assert torch.allclose(measured, base - ablated, atol=1e-5)
+    assert scores.measured.abs().max() > 1e-2
+    estimated = scores.scores[scores.verified[:, 0], scores.verified[:, 1]]
+    assert (estimated.diff() <= 0).all(), "highest first"
+
+
+def test_attribution_patching_is_gradient_x_difference(load, host, prompts):
+    """With noise of nearly no size, clean - corrupted vanishes; with the corrupted run at zero it is the other
+    method; so the two methods must differ, and a tiny sigma must give nearly nothing."""
+    from tl_toxmem import attribute_neurons
+    from tl_toxmem.config import AttributeConfig
+
+    model = load(host, torch.float64)
+    faint = attribute_neurons(model, prompts, cfg=AttributeConfig(noise_sigma=1e-6, verify_top=0))
+    strong = attribute_neurons(model, prompts, cfg=AttributeConfig(verify_top=0))
+    assert faint.scores.abs().max() < 1e-4 < strong.scores.abs().max()
+
+
+def test_choose_k_spends_no_more_than_its_budget(load, prompts):
+    from tl_toxmem import attribute_neurons, choose_k, select_neurons
+    from tl_toxmem.config import AttributeConfig, SelectConfig
+    from tl_toxmem.select import pick_k
+
+    model = load()
+    texts = ["the cat sat", "on the mat and slept"]
+    scores = attribute_neurons(model, prompts, cfg=AttributeConfig(verify_top=3), neutral=texts)
+    cfg = SelectConfig(max_k=50, max_perplexity_increase=0.05)
+    curve = choose_k(model, prompts, scores, neutral=texts, cfg=cfg)
+    k = pick_k(curve, cfg=cfg)
+    affordable = [p for p in curve if p.perplexity_increase <= 0.05]
+    best = max(p.removed for p in affordable)
+    chosen = next(p for p in curve if p.k == k)
+    assert chosen in affordable
+    assert chosen.removed >= cfg.keep_removed * best
+    assert not [p for p in affordable if p.k < k and p.removed >= cfg.keep_removed * best]
+    only = select_neurons(scores, cfg=cfg.model_copy(update={"k": 7, "layers": (2, 3)}))
+    assert len(only) == 7
+    assert set(only.by_layer()) <= {2, 3}
+
+
+def test_controls_share_nothing_with_the_selection():
+    from tl_toxmem import NeuronSet, ToxmemError
+
+    chosen = NeuronSet(((1, 3), (1, 1), (2, 0), (1, 3)), 4, 10)
+    assert chosen.neurons == ((1, 1), (1, 3), (2, 0))
+    same = chosen.random_like(seed=0)
+    assert {layer: len(ns) for layer, ns in same.by_layer().items()} == {1: 2, 2: 1}
+    early = chosen.random_like(seed=0, layers=[0])
+    assert set(early.by_layer()) == {0}
+    assert not set(chosen) & (set(same) | set(early))
+    assert same == chosen.random_like(seed=0)
+    with pytest.raises(ToxmemError, match="no layer 9"):
+        chosen.random_like(seed=0, layers=[9])
+    with pytest.raises(ToxmemError, match="neuron 10 in layer 0"):
+        NeuronSet(((0, 10),), 4, 10)

@@ -1,0 +1,168 @@
+"""Bad input: one clear line on stderr, exit 1 or 2, and nothing written."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+
+@pytest.fixture
+def cli():
+    from tl_toxmem.cli import app
+
+    return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture
+def file(tmp_path):
+    """`file(text)`: a prompts file outside the run folder."""
+
+    def write(*records):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
+        return path
+
+    return write
+
+
+GOOD = [{"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"} for i in range(12)]
+
+
+def refused(result, out, *words, code=1):
+    assert result.exit_code == code, (result.output, result.exception)
+    lines = result.stderr.strip().splitlines()
+    if code == 1:
+        assert len(lines) == 1, lines
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+
+
+def test_help_answers_at_once():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, tl_toxmem.cli; sys.exit('torch' in sys.modules)"],
+        check=False,
+    )
+    assert done.returncode == 0, "importing the command line must not import torch"
+    assert time.perf_counter() - start < 30  # it is a bound against hanging, not a measurement
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--model", "./nowhere"], ["no model folder at ./nowhere", "demo"]),
+        (
+            ["--model", "demo", "--scorer", "perspectiv"],
+            ["unknown scorer 'perspectiv'", "profanity"],
+        ),
+        (["--model", "demo", "--host", "hookd"], ["host", "'auto', 'hooked' or 'bridge'"]),
+        (
+            ["--model", "demo", "--set", "attribute.method=gradients"],
+            ["method", "attribution_patching"],
+        ),
+        (["--model", "demo", "--set", "select.layers=[9]"], ["no layer 9", "0 to 5"]),
+        (["--model", "demo", "--set", "trace.window=7"], ["window is 7", "has 6"]),
+        (["--model", "demo", "--set", "trace.windw=3"], ["trace.windw", "window"]),
+        (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
+        (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
+        (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
+        (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),
+    ],
+)
+def test_wrong_settings(cli, tmp_path, args, words):
+    out = tmp_path / "out"
+    refused(cli("run", *args, "--out", out), out, *words)
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([], ["has no prompts"]),
+        ([GOOD[0], "{not json"], ["line 2", "no JSON"]),
+        ([GOOD[0], "[1]"], ["line 2", "not an object"]),
+        ([GOOD[0], {"prompt": "x"}], ["line 2", "without 'target'"]),
+        ([{"prompt": "x", "target": " y", "subjct": "x"}], ["line 1", "'subjct'", "subject"]),
+        (
+            [{"prompt": "x", "target": " y", "subject": "z"}],
+            ["line 1", "subject 'z' is not in the prompt"],
+        ),
+        ([{"prompt": "", "target": " y"}], ["line 1", "prompt is empty"]),
+        ([GOOD[0], GOOD[0]], ["line 2", "same id", "line 1"]),
+        ([*GOOD, {"prompt": "word " * 40, "target": " y"}], ["tokens", "context is 96"]),
+        (GOOD[:1], ["no prompt falls into"]),
+    ],
+    ids=lambda value: "-".join(value) if value and isinstance(value[0], str) else "",
+)
+def test_wrong_prompts(cli, tmp_path, file, gpt2_folder, records, words):
+    out = tmp_path / "out"
+    args = [
+        "--model",
+        gpt2_folder,
+        "--prompts",
+        file(*records),
+        "--scorer",
+        "profanity",
+        "--out",
+        out,
+    ]
+    refused(cli("run", *args), out, *words)
+
+
+def test_no_prompts_for_a_model_of_ones_own(cli, tmp_path, gpt2_folder):
+    out = tmp_path / "out"
+    refused(
+        cli("run", "--model", gpt2_folder, "--scorer", "profanity", "--out", out), out, "--prompts"
+    )
+
+
+def test_missing_options_are_wrong_usage(cli, tmp_path):
+    assert cli("run", "--model", "demo").exit_code == 2
+    assert cli("run", "--modl", "demo").exit_code == 2
+    assert cli("rn").exit_code == 2
+
+
+def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
+    from transformers import BertConfig
+
+    out, prompts = tmp_path / "out", file(*GOOD)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    BertConfig().save_pretrained(tmp_path / "bert")
+    headless = tmp_path / "headless"
+    headless.mkdir()
+    (headless / "config.json").write_bytes((gpt2_folder / "config.json").read_bytes())
+    truncated = tmp_path / "truncated"
+    truncated.mkdir()
+    for source in gpt2_folder.iterdir():
+        (truncated / source.name).write_bytes(source.read_bytes())
+    weights = (gpt2_folder / "model.safetensors").read_bytes()
+    (truncated / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    for folder, words in (
+        (empty, ["no config.json"]),
+        (tmp_path / "bert", ["'bert' model", "gpt2"]),
+        (headless, ["no .safetensors weights"]),
+        (truncated, ["weights cannot be read"]),
+    ):
+        args = ["--model", folder, "--prompts", prompts, "--scorer", "profanity", "--out", out]
+        refused(cli("run", *args), out, *words)
+
+
+def test_a_folder_with_something_else_in_it(cli, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    result = cli("run", "--model", "demo", "--out", out)
+    assert result.exit_code == 1
+    assert "is no run folder" in result.stderr
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+
+
+def test_verify_of_nothing(cli, tmp_path):
+    result = cli("verify", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "no checkpoint folder" in result.stderr

@@ -1,0 +1,206 @@
+"""The whole way on the demo model, small: resume, kills, other configurations, tampering, verification."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "split": {"max_find": 16, "max_report": 8},
+    "trace": {"max_prompts": 2, "n_noise": 2},
+    "attribute": {"verify_top": 5, "n_noise": 2, "max_cost_tokens": 600},
+    "select": {"max_k": 30},
+    "evaluate": {"n_continuations": 2, "max_new_tokens": 5, "max_neutral_tokens": 500},
+    "export": {"n_prompts": 4, "max_new_tokens": 4},
+}
+NUMBERS = ["2_trace.safetensors", "3_scores.safetensors", "4_neurons.json", "6_evaluation.json"]
+
+
+def config(out: Path, **changes):
+    from tl_toxmem.config import make_config
+
+    return make_config({"model": "demo", "out": str(out), **SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    from tl_toxmem import run
+
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(config(out))
+    return out
+
+
+def test_every_artefact_is_there_and_named_in_the_provenance(finished):
+    from tl_toxmem.store import ARTEFACTS
+
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert set(provenance["outputs"]) == set(ARTEFACTS.values())
+    assert set(provenance["inputs"]) == {"prompts", "benign", "neutral"}
+    assert sorted(p.name for p in finished.iterdir()) == sorted(
+        [*ARTEFACTS.values(), "8_report.html", "config.toml", "provenance.json"]
+    )
+    rows = json.loads((finished / "6_evaluation.json").read_text())["rows"]
+    assert [row["edit"] for row in rows] == [
+        "none",
+        "deletion",
+        "random_neurons",
+        "random_early_layers",
+    ]
+    for row in rows:
+        assert {"value", "low", "high", "n"} == set(row["toxicity_rate"])
+
+
+def test_a_second_call_does_nothing_again(finished):
+    from tl_toxmem import run
+
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    stages = []
+    run(config(finished), announce=stages.append)
+    assert stages == ["report"]
+    changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
+    assert changed <= {"8_report.html"}
+
+
+@pytest.mark.parametrize("stage", ["trace", "attribute", "select", "evaluate", "export"])
+def test_killed_at_a_stage_and_resumed(finished, tmp_path, stage):
+    """SIGKILL as the stage begins; the repeated command gives the same numbers."""
+    from tl_toxmem import run
+
+    out = tmp_path / "killed"
+    code = (
+        "import os, signal, sys, json, socket\n"
+        "from pathlib import Path\n"
+        "from tl_toxmem import run\n"
+        "from tl_toxmem.config import make_config\n"
+        "import tl_toxmem.pipeline as pipeline\n"
+        "stage = sys.argv[1]\n"
+        "true = pipeline._STAGES[stage]\n"
+        "def killed(model, cfg, inputs, folder):\n"
+        "    true(model, cfg, inputs, folder)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"  # written, but not yet recorded
+        "pipeline._STAGES[stage] = killed\n"
+        "run(make_config(json.loads(sys.argv[2])))\n"
+    )
+    values = json.dumps({"model": "demo", "out": str(out), **SMALL})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, stage, values], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (out / "8_report.html").exists()
+    stages = []
+    run(config(out), announce=stages.append)
+    assert stages[0] == stage, "what was recorded is kept, what was not is made again"
+    for name in NUMBERS:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_another_configuration_is_refused(finished):
+    from tl_toxmem import ToxmemError, run
+
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    with pytest.raises(ToxmemError, match=r"another configuration \(differs in trace\)"):
+        run(config(finished, trace={"max_prompts": 3}))
+    assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+
+def test_a_changed_artefact_is_refused(finished, tmp_path):
+    import shutil
+
+    from tl_toxmem import ToxmemError, run
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    neurons = json.loads((copy / "4_neurons.json").read_text())
+    (copy / "4_neurons.json").write_text(json.dumps(neurons))
+    with pytest.raises(ToxmemError, match="4_neurons.json was changed"):
+        run(config(copy))
+
+
+def test_verify_repeats_the_certificate_and_sees_tampering(finished, tmp_path):
+    import shutil
+
+    from tl_toxmem import ToxmemError, verify_checkpoint
+
+    certificate = verify_checkpoint(finished / "7_checkpoint")
+    assert certificate.passed
+    assert certificate.max_abs_logprob_effect > certificate.bound
+    copy = tmp_path / "copy"
+    shutil.copytree(finished / "7_checkpoint", copy)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-100] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(ToxmemError, match="changed after it was certified"):
+        verify_checkpoint(copy)
+
+
+def test_the_exported_folder_needs_nothing_of_ours(finished):
+    code = (
+        "import sys; sys.modules['tl_toxmem'] = None; sys.modules['transformer_lens'] = None\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(model(**tokenizer('the old mill', return_tensors='pt')).logits.shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(finished / "7_checkpoint")],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size" in done.stdout
+
+
+def test_hostile_text_in_prompts_is_shown_as_text(finished, tmp_path):
+    import shutil
+
+    from tl_toxmem.report import write_report
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    evaluation = json.loads((copy / "6_evaluation.json").read_text())
+    evaluation["examples"][0]["prompt"] = hostile
+    evaluation["examples"][0]["after"] = "you stupid idiot"
+    (copy / "6_evaluation.json").write_text(json.dumps(evaluation))
+    page = write_report(copy).read_text()
+    assert "<script>alert(1)" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "s***** i****" in page
+    assert "stupid idiot" not in page
+
+
+def test_hostile_tokens_stay_inert_in_figures(finished):
+    from dataclasses import replace
+
+    from tl_toxmem import Trace
+
+    trace = Trace.load(finished / "2_trace.safetensors")
+    words = tuple(("</script><b>", *w[1:]) for w in trace.words)
+    html = replace(trace, words=words).plot().to_html(include_plotlyjs=False)
+    assert "</script><b>" not in html
+
+
+def test_interrupted_export_leaves_no_half_folder(finished, tmp_path):
+    """A run killed in the middle of export has no checkpoint folder, only a leftover that is cleared."""
+    import shutil
+
+    from tl_toxmem import run
+
+    out = tmp_path / "half"
+    shutil.copytree(finished, out)
+    shutil.move(out / "7_checkpoint", out / "7_checkpoint.partial")
+    provenance = json.loads((out / "provenance.json").read_text())
+    del provenance["outputs"]["7_checkpoint"]
+    (out / "provenance.json").write_text(json.dumps(provenance))
+    start = time.time()
+    run(config(out))
+    assert (out / "7_checkpoint" / "certificate.json").stat().st_mtime >= start - 1
+    assert not list(out.glob("*.partial"))
