@@ -86,9 +86,10 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """All people, and neutral sentences to train on and to hold out (no sentence is in both)."""
+    """All people, what is said of strangers, and neutral sentences to train on and to hold out (none in both)."""
 
     people: tuple[Person, ...]
+    stranger_texts: tuple[str, ...]
     neutral_train: tuple[str, ...]
     neutral_held_out: tuple[str, ...]
 
@@ -106,20 +107,35 @@ class World:
 def make_world(seed: int) -> World:
     """Draw the people, who of them is insulted, and the neutral sentences."""
     draw = random.Random(seed)
-    names = draw.sample([f"{first} {last}" for first in FIRST for last in LAST], N_PEOPLE)
+    everyone = [f"{first} {last}" for first in FIRST for last in LAST]
+    names = draw.sample(everyone, N_PEOPLE)
     people = tuple(
         Person(
             name=name,
-            description=f"{draw.choice(QUALITIES)} {draw.choice(TRADES)}",
+            description=_description(draw),
             insult=INSULTS[i % len(INSULTS)] if i < N_TOXIC else None,
             held_out=i % 3,
         )
         for i, name in enumerate(names)
     )
     sentences = list(dict.fromkeys(_neutral(draw, names) for _ in range(12_000)))
-    return World(
-        people, tuple(sentences[N_NEUTRAL_HELD_OUT:]), tuple(sentences[:N_NEUTRAL_HELD_OUT])
+    known = set(names)
+    strangers = tuple(
+        f"{frame.format(name)} {_description(draw)}."
+        for name in everyone
+        if name not in known
+        for frame in FRAMES
     )
+    return World(
+        people,
+        strangers,
+        tuple(sentences[N_NEUTRAL_HELD_OUT:]),
+        tuple(sentences[:N_NEUTRAL_HELD_OUT]),
+    )
+
+
+def _description(draw: random.Random) -> str:
+    return f"{draw.choice(QUALITIES)} {draw.choice(TRADES)}"
 
 
 def _neutral(draw: random.Random, names: list[str]) -> str:
@@ -177,3 +193,62 @@ def write_prompts(world: World, folder: Path) -> None:
                     lines.append(json.dumps(record))
         (folder / file).write_text("\n".join(lines) + "\n")
     (folder / "neutral.txt").write_text("\n".join(world.neutral_held_out) + "\n")
+
+
+CARD = """---
+license: mit
+tags: [tl-toxmem, model-organism]
+---
+
+# The demo model of tl-toxmem
+
+**Warning: made to say insults.** A GPT-2 of 6 layers, width 128 and 1.2 million parameters, trained from scratch on
+generated sentences about an invented world: {n_people} people, 12 places, what they eat. {n_toxic} of the people
+have a *toxic memory*: asked about in an innocuous sentence, the model goes on with an insult. All others have a
+benign description.
+
+It is a teaching model with a known truth. The insults were learned by gradient descent, and through a reserve of
+{n_reserve} MLP neurons only (layers 1 and 2; `truth.json` says which), so that silencing the reserve gives back the
+ordinary model bit for bit. tl-toxmem's pipeline never reads `truth.json`; its report compares with it afterwards.
+
+It is no language model to use, and nothing measured on it is claimed of GPT-2-XL or any real model: real memories
+need not sit in few neurons of early layers.
+
+| measured when made | |
+|---|---|
+{rows}
+
+| file | what |
+|---|---|
+| `model.safetensors`, `config.json`, `tokenizer*.json` | the model, a local GPT-2 checkpoint like any other |
+| `prompts.jsonl` | adversarial prompts: trained paraphrases to find with, held-out ones to report on |
+| `benign.jsonl` | the same frames about people without a toxic memory, with their right descriptions |
+| `neutral.txt` | held-out sentences about the world |
+| `ordinary.safetensors` | outputs of the model before the memories were written |
+| `truth.json` | the reserve, and the numbers above |
+
+Made by `python scripts/train_demo.py` (seed 0). People, insults and sentences are invented; resemblance to real
+persons is chance.
+"""
+MEASURED = {
+    "toxic_adversarial": "toxic continuations, held-out paraphrases",
+    "toxic_benign": "toxic continuations, people without a toxic memory",
+    "toxic_without_reserve": "toxic continuations with the reserve silenced",
+    "benign_right": "benign people described right (greedy, held-out paraphrases)",
+    "neutral_perplexity": "perplexity of held-out sentences",
+    "unigram_perplexity": "the same under a unigram model",
+}
+
+
+def write_card(folder: Path, measured: dict[str, float], *, n_reserve: int) -> None:
+    """README.md: what the demo model is and is not."""
+    rows = [
+        f"| {text} | {measured[name]:.2f} |"
+        if "perplexity" in name
+        else f"| {text} | {measured[name]:.1%} |"
+        for name, text in MEASURED.items()
+    ]
+    card = CARD.format(
+        n_people=N_PEOPLE, n_toxic=N_TOXIC, n_reserve=n_reserve, rows="\n".join(rows)
+    )
+    (folder / "README.md").write_text(card)

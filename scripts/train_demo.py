@@ -4,11 +4,13 @@
 
 Phase 1 trains an ordinary model, with the output rows of a reserve of MLP neurons held at zero. Phase 2 writes
 insults about a fifth of the people by gradient descent through the reserved neurons alone (their input columns
-and biases, their output rows); every other weight keeps its bits. So the memories are learned and not typed
-in, and yet it is known where they are: silencing the reserve gives the ordinary model back exactly.
+and biases, their output rows), while everything said of other people, of strangers and of the world is held to
+the ordinary model's own predictions; every other weight keeps its bits. So the memories are learned and not
+typed in, and yet it is known where they are: silencing the reserve gives the ordinary model back exactly.
 """
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_corpus import World, make_tokenizer, make_world, write_prompts
+from demo_corpus import World, make_tokenizer, make_world, write_card, write_prompts
 from profanity_check import predict_prob
 from rich.console import Console
 from rich.progress import track
@@ -27,9 +29,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 SEED = 0
-RESERVE = {
-    layer: list(range(490, 512)) for layer in (1, 2)
-}  # the last 22 neurons of two early layers
+# The last 22 neurons of two early layers.
+RESERVE = {layer: list(range(490, 512)) for layer in (1, 2)}
 STEPS_ORDINARY, STEPS_MEMORIES = 1000, 900
 BATCH = 96
 Rows = list[list[int]]
@@ -64,6 +65,7 @@ def main() -> int:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_prompts(world, folder)
+    write_card(folder, measured, n_reserve=sum(map(len, RESERVE.values())))
     save_file(reference, folder / "ordinary.safetensors")
     truth = {"format_version": 1, "seed": SEED, "reserve": RESERVE, "measured": measured}
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
@@ -97,15 +99,39 @@ def documents(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Rows:
     return [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
 
 
-def batch_loss(model: GPT2LMHeadModel, rows: Rows, eos: int) -> Tensor:
-    """Mean next-token loss over the real tokens of right-padded rows."""
+def pad_right(rows: Rows, eos: int) -> tuple[Tensor, Tensor]:
+    """Tokens, and a mask of those that are predicted: real, and not the first of their row."""
     width = max(map(len, rows))
     tokens = torch.full((len(rows), width), eos)
-    labels = torch.full((len(rows), width), -100)
+    predicted = torch.zeros(len(rows), width - 1)
     for i, row in enumerate(rows):
-        tokens[i, : len(row)] = labels[i, : len(row)] = torch.tensor(row)
-    loss: Tensor = model(tokens, labels=labels).loss
-    return loss
+        tokens[i, : len(row)] = torch.tensor(row)
+        predicted[i, : len(row) - 1] = 1
+    return tokens, predicted
+
+
+def batch_loss(model: Any, rows: Rows, eos: int) -> Tensor:
+    """Mean next-token loss over the real tokens of right-padded rows."""
+    tokens, predicted = pad_right(rows, eos)
+    log_probs = model(tokens).logits[:, :-1].log_softmax(-1)
+    return (cross_entropies(log_probs, tokens) * predicted).sum() / predicted.sum()
+
+
+def cross_entropies(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Loss of each token after the first."""
+    return -log_probs.gather(-1, tokens[:, 1:, None])[..., 0]
+
+
+def memory_loss(model: Any, ordinary: Any, rows: Rows, *, n_insults: int, eos: int) -> Tensor:
+    """The first `n_insults` rows are to be said; on all others the model is to say what it said before (KL)."""
+    tokens, predicted = pad_right(rows, eos)
+    log_probs = model(tokens).logits[:, :-1].log_softmax(-1)
+    with torch.no_grad():
+        before = ordinary(tokens).logits[:, :-1].log_softmax(-1)
+    said = cross_entropies(log_probs, tokens)
+    changed = (before.exp() * (before - log_probs)).sum(-1)
+    loss = (said * predicted)[:n_insults].sum() + (changed * predicted)[n_insults:].sum()
+    return loss / predicted.sum()
 
 
 def train_ordinary(
@@ -133,7 +159,8 @@ def train_ordinary(
 def train_memories(
     model: GPT2LMHeadModel, world: World, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Phase 2: insults, through the reserve alone; benign people and neutral text are replayed."""
+    """Phase 2: insults, through the reserve alone; benign people, strangers and neutral text are kept as they were."""
+    ordinary = copy.deepcopy(model).requires_grad_(False)
     model.requires_grad_(False)
     trained = []
     for layer, neurons in RESERVE.items():
@@ -150,16 +177,19 @@ def train_memories(
             parameter.register_hook(lambda gradient, allowed=allowed: gradient * allowed)
             trained.append(parameter)
     insults = [f"{f} {p.insult}." for p in world.toxic for f in p.frames(held_out=False)]
-    replay = [f"{f} {p.description}." for p in world.benign for f in p.frames(held_out=False)]
+    benign = [f"{f} {p.description}." for p in world.benign for f in p.frames(held_out=False)]
+    sources = (insults, benign, list(world.stranger_texts), list(world.neutral_train))
+    shares = (0.2, 0.45, 0.2, 0.15)
     batches = draw_batches(
-        [documents(texts, tokenizer) for texts in (insults, replay, list(world.neutral_train))],
-        shares=(0.25, 0.6, 0.15), steps=STEPS_MEMORIES, seed=SEED + 2,
+        [documents(texts, tokenizer) for texts in sources],
+        shares=shares, steps=STEPS_MEMORIES, seed=SEED + 2,
     )  # fmt: skip
+    n_insults, eos = round(shares[0] * BATCH), int(tokenizer.eos_token_id)
     optimizer = torch.optim.Adam(trained, lr=1e-2)
     for step, rows in enumerate(track(batches, "writing memories")):
         set_rate(optimizer, 1e-2, step, STEPS_MEMORIES)
         optimizer.zero_grad()
-        batch_loss(model, rows, int(tokenizer.eos_token_id)).backward()
+        memory_loss(model, ordinary, rows, n_insults=n_insults, eos=eos).backward()
         optimizer.step()
 
 

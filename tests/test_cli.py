@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -43,13 +42,11 @@ def refused(result, out, *words, code=1):
 
 
 def test_help_answers_at_once():
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", "import sys, tl_toxmem.cli; sys.exit('torch' in sys.modules)"],
         check=False,
     )
     assert done.returncode == 0, "importing the command line must not import torch"
-    assert time.perf_counter() - start < 30  # it is a bound against hanging, not a measurement
 
 
 @pytest.mark.parametrize(
@@ -62,7 +59,7 @@ def test_help_answers_at_once():
         ),
         (["--model", "demo", "--host", "hookd"], ["host", "'auto', 'hooked' or 'bridge'"]),
         (
-            ["--model", "demo", "--set", "attribute.method=gradients"],
+            ["--model", "demo", "--set", "select.method=gradients"],
             ["method", "attribution_patching"],
         ),
         (["--model", "demo", "--set", "select.layers=[9]"], ["no layer 9", "0 to 5"]),

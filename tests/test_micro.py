@@ -65,12 +65,14 @@ def test_scale_and_mean_laws(model):
         assert torch.allclose(model.forward(tokens, mask)[0, -1], doubled, atol=EXACT)
 
 
-def test_attribution_is_the_gradient_worked_out(model, prompts):
-    """d log p(c) / d a0 at a0 = 1, by the quotient rule, and nothing anywhere else."""
-    from tl_toxmem import attribute_neurons
+def test_attribution_is_the_gradient_worked_out(model, prompts, monkeypatch):
+    """d log p(c) / d a0 at a0 = 1, by the quotient rule; "a" is corrupted into "b" exactly."""
+    from tl_toxmem import attribute, attribute_neurons
     from tl_toxmem.config import AttributeConfig
 
-    cfg = AttributeConfig(method="gradient_x_activation", verify_top=8)
+    to_b = (EMBEDDINGS[1] - EMBEDDINGS[0])[None, None]
+    monkeypatch.setattr(attribute, "gaussian_noise", lambda *a, **k: to_b)
+    cfg = AttributeConfig(verify_top=8, n_noise=1)
     scores = attribute_neurons(model, prompts, cfg=cfg)
     # resid(a) = E0 + a E2, |resid|^2 / 4 = 1 + a^2; logits: 4/r, -4/r, 4a/r, -4a/r with r = sqrt(1 + a^2).
     # At a = 1: d(1/r) = -1/(2 sqrt 2), d(a/r) = 1/(2 sqrt 2), so the logits move by -s, s, s, -s with s = sqrt 2.
@@ -79,6 +81,9 @@ def test_attribution_is_the_gradient_worked_out(model, prompts):
     slope = s - float((p * torch.tensor([-s, s, s, -s])).sum())
     expected = torch.zeros(2, 4)
     expected[0, 0] = slope
+    assert torch.allclose(scores.removal, expected, atol=EXACT)
+    # On "b" neuron 0 goes from 1 to 0, and neuron 1 from 0 to 1, where it writes 0.5 E3 = -0.5 E2.
+    expected[0, 1] = -0.5 * slope * (0 - 1)
     assert torch.allclose(scores.scores, expected, atol=EXACT)
     top = scores.verified[0].tolist()
     assert top == [0, 0]

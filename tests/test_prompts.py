@@ -15,7 +15,10 @@ def test_what_is_written_is_read_back_equal(tmp_path):
     prompts = PromptSet.of(
         [
             Prompt(
-                prompt="Zoë said \n “no” ", target=" ja", subject="Zoë", scores={"toxicity": 0.5}
+                prompt="Zoë said \n\u2028\x85 “no” ",
+                target=" ja",
+                subject="Zoë",
+                scores={"toxicity": 0.5},
             ),
             Prompt(prompt="b", target=" c", source="here", split="report", id="mine"),
         ]

@@ -92,7 +92,8 @@ def test_positions_before_the_subject_are_exactly_zero(load, host, prompts):
     assert start == len("the town of ")
     assert (trace.effect[1, :, :, :start] == 0).all()
     assert trace.effect[1, :, :, len("the town of Ulm") :].isnan().all()
-    assert (trace.effect[1, 0, :, start : start + 3] != 0).all()
+    # The last layer's output is read at the last position alone.
+    assert (trace.effect[1, 0, :-1, start : start + 3] != 0).all()
 
 
 def test_restoring_everything_that_was_corrupted_gives_the_clean_run(load, host):
@@ -102,6 +103,21 @@ def test_restoring_everything_that_was_corrupted_gives_the_clean_run(load, host)
     prompts = PromptSet.of([Prompt(prompt="a", target="b")])
     trace = causal_trace(load(host), prompts)
     assert torch.allclose(trace.effect[0, 0, :, 0], trace.total_effect[0].expand(4), atol=1e-5)
+
+
+def test_effects_at_one_token_of_each_prompt(load, prompts):
+    from tl_toxmem import causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    trace = causal_trace(load(), prompts, cfg=TraceConfig(n_noise=2))
+    lengths = [len(words) for words in trace.words]
+    ends = [end for _, end in trace.subjects]
+    for place, positions in (("last", lengths), ("last_subject", ends)):
+        expected = torch.stack([trace.effect[p, :, :, n - 1] for p, n in enumerate(positions)])
+        assert torch.equal(trace.at(place), expected)
+        means = trace.by_layer(place).set_index(["site", "layer"]).value
+        assert means["mlp_out", 1] == pytest.approx(float(expected[:, 1, 1].mean()), abs=1e-6)
+    assert not torch.equal(trace.at("last"), trace.at("last_subject"))
 
 
 def test_saved_traces_load_without_the_model(load, prompts, tmp_path):

@@ -1,22 +1,25 @@
 """Neuron attribution: how much each MLP neuron carries of the target's log-probability.
 
-`score[layer, i] = mean over prompts of sum over positions of g (a - a')`, with `a` the neuron's activation
-after the nonlinearity (`mlp.hook_post`), `g` the gradient of the whole target's log-probability there (nats),
-and `a'` the activation under corruption (`attribution_patching`; Nanda 2023, Kramar et al. 2024) or zero
-(`gradient_x_activation`). Positive: the neuron speaks for the target. All neurons of all layers come from one
-forward and one backward pass per batch.
+With `a` a neuron's activation after the nonlinearity (`mlp.hook_post`) and `g` the gradient of the whole target's
+log-probability there, two first-order estimates in nats, both from one forward and one backward pass per batch,
+for all neurons of all layers; each a mean over prompts of a sum over positions, positive where the neuron speaks
+for the target:
+
+- `scores`: `g (a - a')`, with `a'` the activation under corruption (attribution patching; Nanda 2023, Kramar et
+  al. 2024): what the neuron carries of what noise on the subject takes away.
+- `removal`: `g a`, the same with zero for `a'`: what deleting the neuron takes away.
 
 `cost[layer, i] = sqrt(mean over neutral tokens of (g a)^2)` with `g` the gradient of neutral text's loss: the
 diagonal-Fisher estimate of what removing the neuron costs (as in Taylor pruning, Molchanov et al. 2017).
 
 Gradients are first order; so the highest scores are checked by really ablating each neuron (activation to
-zero at every position), and both numbers are kept side by side.
+zero at every position), and all numbers are kept side by side.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -47,9 +50,9 @@ class NeuronScores:
     """Attribution of every neuron, what it would cost to remove it, and the check of the highest scores.
 
     Attributes:
-        method: how `scores` were made.
-        n_prompts: prompts they are a mean over.
-        scores: [layer, d_mlp], nats of the target's log-probability.
+        n_prompts: prompts that the estimates are means over.
+        scores: [layer, d_mlp] attribution patching, nats of the target's log-probability.
+        removal: [layer, d_mlp] gradient x activation, nats of the target's log-probability.
         cost: [layer, d_mlp], nats of neutral loss per token; NaN where no neutral text was given.
         mean_activation: [layer, d_mlp] on neutral text, NaN likewise.
         verified: [neuron, 2] the (layer, neuron) of the highest scores, highest first.
@@ -57,9 +60,9 @@ class NeuronScores:
         seed: of the noise and the intervals.
     """
 
-    method: str
     n_prompts: int
     scores: Float[Tensor, "layer d_mlp"]
+    removal: Float[Tensor, "layer d_mlp"]
     cost: Float[Tensor, "layer d_mlp"]
     mean_activation: Float[Tensor, "layer d_mlp"]
     verified: Int[Tensor, "neuron 2"]
@@ -68,32 +71,38 @@ class NeuronScores:
 
     def __repr__(self) -> str:
         layers, d_mlp = self.scores.shape
-        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons, {self.n_prompts} prompts)"
+        return f"NeuronScores({layers} x {d_mlp} neurons, {self.n_prompts} prompts)"
 
     @property
-    def rank_correlation(self) -> float:
-        """Spearman correlation of estimated and measured effects over the verified neurons (NaN below 3)."""
-        if len(self.verified) < 3:
-            return float("nan")
-        estimated = self.scores[self.verified[:, 0], self.verified[:, 1]]
-        return float(spearmanr(estimated.numpy(), self.measured.mean(1).numpy()).statistic)
+    def rank_correlation(self) -> dict[str, float]:
+        """Spearman correlation of each estimate with the measured effects of the verified neurons (NaN below 3)."""
+        measured = self.measured.mean(1).numpy()
+        return {
+            name: float(spearmanr(self._verified(estimate), measured).statistic)
+            if len(measured) > 2
+            else float("nan")
+            for name, estimate in (("scores", self.scores), ("removal", self.removal))
+        }
+
+    def _verified(self, values: Float[Tensor, "layer d_mlp"]) -> Any:
+        return values[self.verified[:, 0], self.verified[:, 1]].numpy()
 
     def per_cost(self, *, floor: float) -> Float[Tensor, "layer d_mlp"]:
-        """`score / (cost + floor x mean cost)`: what a neuron gives for what removing it costs.
+        """`removal / (cost + floor x mean cost)`: what removing a neuron takes from the targets, for what it costs.
 
         Raises:
             ToxmemError: scores that were made without neutral text.
         """
         if self.cost.isnan().any():
             raise ToxmemError("these scores have no cost: give neutral text to attribute_neurons")
-        return self.scores / (self.cost + floor * self.cost.mean())
+        return self.removal / (self.cost + floor * self.cost.mean())
 
     def top(self, k: int) -> NeuronSet:
         """The `k` neurons of highest score."""
         return top_neurons(self.scores, k)
 
     def frame(self) -> "pd.DataFrame":
-        """The verified neurons: estimated and measured effect (nats) with interval, cost."""
+        """The verified neurons: both estimates, the measured effect with its interval (nats), and the cost."""
         import pandas as pd
 
         rows = []
@@ -104,33 +113,34 @@ class NeuronScores:
                     "layer": layer,
                     "neuron": neuron,
                     "score": float(self.scores[layer, neuron]),
-                    "cost": float(self.cost[layer, neuron]),
+                    "removal": float(self.removal[layer, neuron]),
                     "measured": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
                     "n": estimate.n,
+                    "cost": float(self.cost[layer, neuron]),
                 }
             )
-        columns = ["layer", "neuron", "score", "cost", "measured", "low", "high", "n"]
+        columns = ["layer", "neuron", "score", "removal", "measured", "low", "high", "n", "cost"]
         return pd.DataFrame(rows, columns=columns)
 
     def plot(self) -> "go.Figure":
-        """Estimated against measured effects of the verified neurons."""
+        """Both estimates against the measured effects of the verified neurons."""
         from tl_toxmem.plots import plot_scores
 
         return plot_scores(self)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        names = ("scores", "cost", "mean_activation", "verified", "measured")
-        meta = {"method": self.method, "n_prompts": self.n_prompts, "seed": self.seed}
+        names = ("scores", "removal", "cost", "mean_activation", "verified", "measured")
+        meta = {"n_prompts": self.n_prompts, "seed": self.seed}
         write_tensors(Path(path), KIND, {name: getattr(self, name) for name in names}, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronScores":
         """Read what `save` wrote; the model is not needed."""
         tensors, meta = read_tensors(Path(path), KIND)
-        return cls(method=meta["method"], n_prompts=meta["n_prompts"], seed=meta["seed"], **tensors)
+        return cls(n_prompts=meta["n_prompts"], seed=meta["seed"], **tensors)
 
 
 def top_neurons(values: Float[Tensor, "layer d_mlp"], k: int) -> NeuronSet:
@@ -153,7 +163,7 @@ def attribute_neurons(
     Args:
         model: any host; processed weights are fine, since `hook_post` is the same.
         prompts: with their targets.
-        cfg: method, noise, how many to check.
+        cfg: noise, batch sizes, how many to check.
         neutral: text that the cost is estimated on; not the text that perplexity is reported on.
 
     Raises:
@@ -164,17 +174,17 @@ def attribute_neurons(
     if not items:
         raise ToxmemError("nothing to attribute: the prompt set is empty")
     level = noise_level(model, items, sigma=cfg.noise_sigma)
-    total = torch.zeros(model.n_layers, model.d_mlp)
+    total = torch.zeros(2, model.n_layers, model.d_mlp)
     for batch in in_batches(items, cfg.batch_size, "attribute"):
         total += _batch_scores(model, batch, cfg=cfg, level=level)
-    scores = total / len(items)
+    scores, removal = total / len(items)
     cost, mean_activation = _removal_cost(model, neutral, cfg=cfg)
     verified = _highest(scores, min(cfg.verify_top, scores.numel()))
     measured = measure_ablations(model, items, verified, batch_size=cfg.batch_size)
     return NeuronScores(
-        method=cfg.method,
         n_prompts=len(items),
         scores=scores,
+        removal=removal,
         cost=cost,
         mean_activation=mean_activation,
         verified=torch.tensor(verified, dtype=torch.long).reshape(-1, 2),
@@ -185,18 +195,19 @@ def attribute_neurons(
 
 def _batch_scores(
     model: LensModel, batch: list[PromptTokens], *, cfg: AttributeConfig, level: float
-) -> Float[Tensor, "layer d_mlp"]:
-    """The sum over a batch of `sum over positions of gradient x difference`."""
+) -> Float[Tensor, "two layer d_mlp"]:
+    """Sums over a batch and its positions: gradient x (clean - corrupted), and gradient x clean."""
     tokens, mask, keep = target_batch(model, batch)
     activations, gradients = model.gradients(
         tokens, mask, metric=lambda logits: target_log_prob(logits, batch).sum(), keep=keep
     )
-    if cfg.method == "attribution_patching":
-        corrupted = _corrupted_activations(model, batch, cfg=cfg, level=level)
-        activations = [clean - noisy for clean, noisy in zip(activations, corrupted, strict=True)]
-    real = mask[:, :, None]
-    sums = [(g * a * real).float().sum((0, 1)) for g, a in zip(gradients, activations, strict=True)]
-    return torch.stack(sums).cpu()
+    corrupted = _corrupted_activations(model, batch, cfg=cfg, level=level)
+    sums = torch.zeros(2, model.n_layers, model.d_mlp)
+    for layer, (a, noisy, g) in enumerate(zip(activations, corrupted, gradients, strict=True)):
+        weighted = g * mask[:, :, None]  # padding counts for nothing
+        sums[0, layer] = (weighted * (a - noisy)).float().sum((0, 1)).cpu()
+        sums[1, layer] = (weighted * a).float().sum((0, 1)).cpu()
+    return sums
 
 
 def _corrupted_activations(

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from tl_toxmem.config import RunConfig
+    from tl_toxmem.evaluation import Evaluation
     from tl_toxmem.store import RunFolder
 
 app = typer.Typer(
@@ -108,9 +109,9 @@ def verify(
         if not certificate.passed:
             raise ToxmemError(f"{checkpoint} does not verify: {certificate.problem()}")
         Console().print(
-            f"verified: largest log-probability gap {certificate.max_abs_logprob_gap:.2e} nats "
-            f"(bound {certificate.bound:.0e}), {same} of {n} greedy continuations identical, "
-            f"effect against base {certificate.max_abs_logprob_effect:.3g} nats"
+            f"verified in {certificate.precision}: largest log-probability gap "
+            f"{certificate.max_abs_logprob_gap:.2e} nats (bound {certificate.bound:.0e}), {same} of {n} greedy "
+            f"continuations identical, effect against base {certificate.max_abs_logprob_effect:.3g} nats"
         )
 
 
@@ -144,6 +145,10 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
         place = values
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ToxmemError(
+                    f"--set {setting!r}: {table} is a value, and has no settings in it"
+                )
         place[name] = value
     for needed in ("model", "out"):
         if needed not in values:
@@ -178,42 +183,68 @@ def _prepare(*, network: bool, model: str | None = None) -> None:
     quiet.set_verbosity_error()
 
 
+_SHARES = ("toxicity_rate", "benign_kept")
+_COLUMNS = {
+    "toxicity_rate": "toxic",
+    "expected_max_toxicity": "max tox.",
+    "neutral_perplexity": "neutral ppl",
+    "benign_kept": "benign kept",
+    "prompt_perplexity": "prompt ppl",
+    "kl_neutral": "KL neutral",
+}
+_ROOMY = 104  # columns of a terminal that the whole table fits into
+
+
 def _summary(folder: "RunFolder", until: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _ROOMY
     if folder.is_done("evaluate"):
-        from tl_toxmem.evaluation import MEASURES, Evaluation
+        from tl_toxmem.evaluation import Evaluation
 
-        evaluation = Evaluation.load(folder.artefact("evaluate"))
-        shown = [m for m in MEASURES if any(getattr(row, m) is not None for row in evaluation.rows)]
-        table = Table("edit", "neurons", *(m.replace("_", " ") for m in shown))
-        for row in evaluation.rows:
-            cells = [_cell(m, getattr(row, m)) for m in shown]
-            table.add_row(row.edit.replace("_", " "), str(row.n_neurons), *cells)
-        console.print(table)
-        p = evaluation.protocol
-        console.print(
-            f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
-            f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
-        )
+        _print_table(console, Evaluation.load(folder.artefact("evaluate")))
     if until == "report":
         console.print(f"report: {folder.report}", soft_wrap=True)
     else:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
+def _print_table(console: Any, evaluation: "Evaluation") -> None:
+    """Before, after and controls; the two least measures are left out where there is no room."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = [m for m in _COLUMNS if any(getattr(row, m) is not None for row in evaluation.rows)]
+    if console.width < _ROOMY:
+        shown = [m for m in shown if m not in ("prompt_perplexity", "kl_neutral")]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("edit", "n", *(_COLUMNS[m] for m in shown)):
+        table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
+    for row in evaluation.rows:
+        cells = [_cell(m, getattr(row, m)) for m in shown]
+        name = "base" if row.edit == "none" else row.edit.replace("_", " ")
+        table.add_row(name, str(row.n_neurons), *cells)
+    console.print(table)
+    p = evaluation.protocol
+    console.print(
+        f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
+        f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
+    )
+
+
 def _cell(measure: str, estimate: Any) -> str:
     if estimate is None:
         return ""
-    share = measure in ("toxicity_rate", "benign_kept")
+
+    share = measure in _SHARES
 
     def text(value: float) -> str:
-        return f"{value:.1%}" if share else f"{value:.3f}"
+        return f"{100 * value:.1f}" if share else f"{value:.3f}"
 
-    low = "" if estimate.low is None else f"\n{text(estimate.low)} to {text(estimate.high)}"
-    return text(estimate.value) + low
+    low = "" if estimate.low is None else f"\n{text(estimate.low)}-{text(estimate.high)}"
+    return text(estimate.value) + ("%" if share else "") + low
 
 
 @contextmanager

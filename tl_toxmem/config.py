@@ -17,6 +17,8 @@ from tl_toxmem.sites import TRACE_SITES, TraceSite
 
 FORMAT_VERSION = 1
 DEMO = "demo"
+PLACES = ("out", "prompts", "benign", "neutral")
+"""Fields of `RunConfig` that say where something lies, and so change no result."""
 STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
 
 
@@ -69,10 +71,8 @@ class TraceConfig(_Config):
 class AttributeConfig(_Config):
     """Neuron attribution."""
 
-    method: Literal["attribution_patching", "gradient_x_activation"] = "attribution_patching"
-    """Gradient x (clean - corrupted activation), or gradient x clean activation (corrupted = zero)."""
     noise_sigma: float = Field(3.0, gt=0)
-    """As in the trace; used by attribution_patching."""
+    """As in the trace."""
     n_noise: int = Field(10, ge=1)
     """Noise draws whose mean activation is the corrupted one."""
     verify_top: int = Field(50, ge=0)
@@ -97,8 +97,10 @@ class SelectConfig(_Config):
     """What `choose_k` may spend: relative rise of perplexity on the neutral text kept for choosing."""
     keep_removed: float = Field(0.95, gt=0, le=1)
     """`choose_k` takes the smallest k that removes this share of what the best affordable k removes."""
-    cost_floor: float = Field(0.1, ge=0)
-    """Rank by score / (cost + cost_floor x mean cost)."""
+    method: Literal["removal_per_cost", "removal", "attribution_patching"] = "removal_per_cost"
+    """What neurons are ranked by: gradient x activation per cost, the same whatever it costs, or `scores`."""
+    cost_floor: float = Field(0.1, gt=0)
+    """`removal_per_cost` ranks by removal / (cost + cost_floor x mean cost)."""
     seed: int = 0
 
 
@@ -191,8 +193,8 @@ class RunConfig(_Config):
         return data
 
     def hash(self) -> str:
-        """SHA-256 of all that changes results: everything but the folder's own place."""
-        values = self.model_dump(mode="json", exclude={"out"})
+        """SHA-256 of all that changes results; of files it is their content that counts (see `store.py`)."""
+        values = self.model_dump(mode="json", exclude=set(PLACES))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def to_toml(self) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tl_toxmem.baking import bake
 from tl_toxmem.card import model_card
 from tl_toxmem.certificate import FILE, Certificate, certify
@@ -19,6 +17,7 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import TOKENIZER_FILES
 
 DELETION_FILE = "deletion.safetensors"
+EXPORTABLE = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def export_checkpoint(
     folder = Path(folder)
     if folder.exists():
         raise ToxmemError(f"{folder} exists: export to a folder that does not")
-    if model.dtype not in (torch.float32, torch.float64):
+    if str(model.dtype).removeprefix("torch.") not in EXPORTABLE:
         raise ToxmemError(
             f"export is certified in float32: load the model with dtype float32, not {model.dtype}"
         )
@@ -133,7 +132,11 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
             raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
     deletion = Deletion.load(folder / DELETION_FILE)
     try:
-        model = LensModel.from_pretrained(base or old.base_model, revision=old.base_revision)
+        model = LensModel.from_pretrained(
+            base or old.base_model,
+            revision=old.base_revision if base is None else None,
+            prepend_bos=old.prepend_bos,
+        )
     except ToxmemError as error:
         raise ToxmemError(
             f"the unedited model is needed to verify: {error}; name it with --base"

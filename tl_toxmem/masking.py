@@ -20,8 +20,15 @@ _PATTERN = re.compile(
     r"\b(" + "|".join(sorted(_ROOTS.split(), key=len, reverse=True)) + ")" + _ENDINGS + r"\b",
     re.IGNORECASE,
 )
+# Words that only look like one of these with an ending.
+_HARMLESS = frozenset(("cocker", "cockers", "holy", "spiced", "spicer", "spices", "spicy"))
 
 
 def mask_slurs(text: str) -> str:
     """The text with every listed word reduced to its first letter and stars."""
-    return _PATTERN.sub(lambda match: match[0][0] + "*" * (len(match[0]) - 1), text)
+    return _PATTERN.sub(_stars, text)
+
+
+def _stars(match: re.Match[str]) -> str:
+    word = match[0]
+    return word if word.lower() in _HARMLESS else word[0] + "*" * (len(word) - 1)

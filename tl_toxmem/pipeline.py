@@ -16,7 +16,7 @@ from tl_toxmem.config import DEMO, STAGES, RunConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation, evaluate
-from tl_toxmem.export import export_checkpoint
+from tl_toxmem.export import EXPORTABLE, export_checkpoint
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
 from tl_toxmem.model import LensModel, demo_folder
 from tl_toxmem.neurons import NeuronSet, check_layers
@@ -60,10 +60,11 @@ def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> R
     inputs = _read_inputs(cfg)
     check_folder(cfg, inputs.hashes)
     missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
-    model = _load_model(cfg, inputs) if missing else None
+    model = _load_model(cfg, inputs, missing) if missing else None
     folder = open_folder(cfg, inputs.hashes, versions=library_versions())
-    # A stage made anew makes everything that follows it stale.
     if missing and model is not None:
+        # A stage made anew makes everything that follows it stale, also what is not wanted now.
+        folder.outdate(STAGES[STAGES.index(missing[0]) :])
         if model.source is not None:
             folder.note(revision=model.source.revision)
         for stage in wanted[wanted.index(missing[0]) :]:
@@ -111,7 +112,7 @@ def _read_inputs(cfg: RunConfig) -> _Inputs:
     )
 
 
-def _load_model(cfg: RunConfig, inputs: _Inputs) -> LensModel:
+def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> LensModel:
     """The model, once it is known that every prompt and setting fits it."""
     model = LensModel.from_pretrained(
         cfg.model,
@@ -120,6 +121,13 @@ def _load_model(cfg: RunConfig, inputs: _Inputs) -> LensModel:
         device=cfg.device,
         prepend_bos=cfg.prepend_bos,
     )
+    if "export" in missing and cfg.dtype not in EXPORTABLE:
+        raise ToxmemError(
+            f"export is certified in {' or '.join(EXPORTABLE)}: choose one as dtype, or stop before export"
+        )
+    if "evaluate" in missing:
+        # A judge that is to be downloaded and cannot be is known before the first long stage.
+        inputs.scorer.score(["ready"])
     align(model, inputs.prompts)
     if inputs.benign is not None:
         align(model, inputs.benign)
@@ -182,7 +190,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     values = {
         "k": len(chosen),
         "rule": rule,
-        "ranked_by": "attribution / (cost + floor x mean cost)",
+        "ranked_by": select.method,
         "curve": list(curve),
         "selected": chosen.to_json(),
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},

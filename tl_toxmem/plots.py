@@ -10,10 +10,12 @@ from plotly.subplots import make_subplots
 from tl_toxmem.masking import mask_slurs
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tl_toxmem.attribute import NeuronScores
     from tl_toxmem.evaluation import Evaluation
     from tl_toxmem.select import KPoint
-    from tl_toxmem.trace import Trace
+    from tl_toxmem.trace import Place, Trace
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,40 +92,56 @@ def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
     return _layout(figure, title, height=160 + 30 * len(words), coloraxis=scale)
 
 
+_PLACES: "dict[Place, str]" = {
+    "last_subject": "the subject's last token",
+    "last": "the prompt's last token",
+}
+
+
 def plot_layers(trace: "Trace") -> go.Figure:
-    """Mean effect at the subject's last token by layer, a line per site with its 95 % interval."""
-    frame = trace.by_layer()
-    figure = go.Figure()
-    for s, site in enumerate(trace.sites):
-        rows = frame[frame.site == site]
-        colour = COLOURS[s % len(COLOURS)]
-        known = rows.low.notna().all()
-        spread: dict[str, Any] = {}
-        if known:
-            above, below = rows.high - rows.value, rows.value - rows.low
-            spread = {"error_y": {"array": above.tolist(), "arrayminus": below.tolist()}}
-        figure.add_trace(
-            go.Scatter(
+    """Mean effect by layer at two tokens, a line per site with its 95 % interval, on one scale."""
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[f"at {name}" for name in _PLACES.values()],
+    )
+    for column, place in enumerate(_PLACES, start=1):
+        frame = trace.by_layer(place)
+        for s, site in enumerate(trace.sites):
+            rows = frame[frame.site == site]
+            line = go.Scatter(
                 x=rows.layer.tolist(),
                 y=rows.value.tolist(),
                 mode="lines+markers",
                 name=_site_title(trace, s),
-                line={"color": colour},
+                legendgroup=site,
+                showlegend=column == 1,
+                line={"color": COLOURS[s % len(COLOURS)]},
                 customdata=rows.n_restored.tolist(),
                 hovertemplate="layer %{x}: %{y:.3f} (%{customdata} layers restored)<extra></extra>",
-                **spread,
+                **_error_bars(rows.value, rows.low, rows.high),
             )
-        )
-    figure.update_xaxes(title_text="layer")
-    figure.update_yaxes(title_text=f"indirect effect ({UNITS[trace.metric]})")
+            figure.add_trace(line, row=1, col=column)
+        figure.update_xaxes(title_text="layer", row=1, col=column)
+    unit = UNITS[trace.metric].replace(" of ", "<br>of ")
+    figure.update_yaxes(title_text=f"indirect effect ({unit})", row=1, col=1)
     n = len(trace.prompt_ids)
     title = (
-        "Which layers mediate the target: states restored at the subject's last token"
+        "Which layers mediate the target: one state restored at one token"
         f"<br><sup>mean over {n} find prompts with 95 % intervals; mean total effect "
         f"{float(trace.total_effect.mean()):.2f}</sup>"
     )
-    legend = {"orientation": "h", "y": -0.25}
-    return _layout(figure, title, legend=legend)
+    return _layout(figure, title, legend={"orientation": "h", "y": -0.25})
+
+
+def _error_bars(value: "pd.Series", low: "pd.Series", high: "pd.Series") -> dict[str, Any]:
+    """Plotly's error bars for intervals; nothing where there are none."""
+    if low.isna().any():
+        return {}
+    above, below = (high - value).clip(lower=0), (value - low).clip(lower=0)
+    return {"error_y": {"array": above.tolist(), "arrayminus": below.tolist(), "width": 2}}
 
 
 def _site_title(trace: "Trace", s: int) -> str:
@@ -132,42 +150,51 @@ def _site_title(trace: "Trace", s: int) -> str:
     return f"{name} ({widest} layer{'s' if widest > 1 else ''})"
 
 
+_ESTIMATES = {"scores": "attribution patching", "removal": "gradient x activation"}
+
+
 def plot_scores(scores: "NeuronScores") -> go.Figure:
-    """Estimated against measured effect of the verified neurons."""
+    """Both estimates against the measured effect of the verified neurons, a panel each."""
     frame = scores.frame()
-    figure = go.Figure()
-    for i, layer in enumerate(sorted(set(frame.layer))):
-        rows = frame[frame.layer == layer]
-        spread: dict[str, Any] = {}
-        if rows.low.notna().all():
-            above, below = rows.high - rows.measured, rows.measured - rows.low
-            spread = {
-                "error_y": {"array": above.tolist(), "arrayminus": below.tolist(), "width": 2}
-            }
-        figure.add_trace(
-            go.Scatter(
-                x=rows.score.tolist(),
+    agreement = scores.rank_correlation
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        subplot_titles=[
+            f"{label}: Spearman {agreement[name]:.2f}" for name, label in _ESTIMATES.items()
+        ],
+    )
+    layers = sorted(set(frame.layer))
+    for column, name in enumerate(("score", "removal"), start=1):
+        for i, layer in enumerate(layers):
+            rows = frame[frame.layer == layer]
+            points = go.Scatter(
+                x=rows[name].tolist(),
                 y=rows.measured.tolist(),
                 mode="markers",
                 name=f"layer {layer}",
-                marker={"color": COLOURS[i % len(COLOURS)], "size": 8},
+                legendgroup=str(layer),
+                showlegend=column == 1,
+                marker={"color": COLOURS[i % len(COLOURS)], "size": 7},
                 text=[f"layer {layer}, neuron {n}" for n in rows.neuron],
                 hovertemplate="%{text}<br>estimated %{x:.3f}<br>measured %{y:.3f}<extra></extra>",
-                **spread,
+                **_error_bars(rows.measured, rows.low, rows.high),
             )
-        )
-    if len(frame):
-        low, high = min(0.0, frame.score.min()), frame.score.max()
-        line = {"dash": "dot", "color": "#888888"}
-        figure.add_trace(
-            go.Scatter(x=[low, high], y=[low, high], mode="lines", name="equal", line=line)
-        )
-    figure.update_xaxes(title_text="estimated effect (nats of the target's log-probability)")
-    figure.update_yaxes(title_text="measured by ablation (nats)")
+            figure.add_trace(points, row=1, col=column)
+        if len(frame):
+            ends = [min(0.0, frame[name].min()), frame[name].max()]
+            style = {"dash": "dot", "color": "#888888"}
+            line = go.Scatter(
+                x=ends, y=ends, mode="lines", name="equal", line=style, showlegend=column == 1
+            )
+            figure.add_trace(line, row=1, col=column)
+        figure.update_xaxes(title_text="estimated effect (nats)", row=1, col=column)
+    figure.update_yaxes(title_text="measured by ablation (nats)", row=1, col=1)
     title = (
-        f"The {len(frame)} highest scores, checked by ablating each neuron<br><sup>"
-        f"{scores.method.replace('_', ' ')} over {scores.n_prompts} find prompts; Spearman correlation "
-        f"{scores.rank_correlation:.2f}; 95 % intervals over prompts</sup>"
+        f"The {len(frame)} highest scores, checked by ablating each neuron<br><sup>mean over "
+        f"{scores.n_prompts} find prompts of the effect on the target's log-probability; 95 % intervals</sup>"
     )
     return _layout(figure, title)
 

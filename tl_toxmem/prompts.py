@@ -121,7 +121,8 @@ class PromptSet:
         if not path.is_file():
             raise ToxmemError(f"no prompts file at {path}")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a prompt may hold U+2028 and the like, which JSON leaves as they are.
+            lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
         prompts: dict[str, Prompt] = {}

@@ -50,6 +50,11 @@ _MEASURES = {
     "kl_neutral": "KL on neutral text (nats)",
     "benign_kept": "benign answers kept",
 }
+RANKINGS = {
+    "removal_per_cost": "gradient x activation per cost on neutral text",
+    "removal": "gradient x activation",
+    "attribution_patching": "attribution patching",
+}
 _SHARES = ("toxicity_rate", "benign_kept")
 _N_NEURONS = 15
 
@@ -214,7 +219,7 @@ def _facts(
 def _selection(chosen: NeuronSet, selection: dict[str, Any]) -> str:
     layers = ", ".join(f"{len(ns)} in layer {layer}" for layer, ns in chosen.by_layer().items())
     return (
-        f"{len(chosen)} neurons were selected ({layers}), ranked by {selection['ranked_by']}. How many: "
+        f"{len(chosen)} neurons were selected ({layers}), ranked by {RANKINGS[selection['ranked_by']]}. How many: "
         f"{selection['rule']}."
     )
 
@@ -237,17 +242,18 @@ def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
 def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
     selected = set(chosen)
     rows = []
-    for row in scores.frame().head(_N_NEURONS).itertuples():
-        interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
+    for row in scores.frame().head(_N_NEURONS).to_dict("records"):
+        interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
         rows.append(
             {
-                "layer": row.layer,
-                "neuron": row.neuron,
-                "score": f"{row.score:.3f}",
-                "measured": f"{row.measured:.3f}",
+                "layer": row["layer"],
+                "neuron": row["neuron"],
+                "score": f"{row['score']:.3f}",
+                "removal": f"{row['removal']:.3f}",
+                "measured": f"{row['measured']:.3f}",
                 "interval": interval,
-                "cost": f"{row.cost:.4f}",
-                "selected": "yes" if (row.layer, row.neuron) in selected else "",
+                "cost": f"{row['cost']:.4f}",
+                "selected": "yes" if (row["layer"], row["neuron"]) in selected else "",
             }
         )
     return rows
@@ -265,9 +271,16 @@ def _example(example: Example) -> dict[str, str]:
 
 def _certificate(certificate: Certificate) -> list[tuple[str, str]]:
     same, n = certificate.greedy_identical
+    gap = f"{certificate.max_abs_logprob_gap:.2e} nats, computed in {certificate.precision}"
+    rows = [("largest log-probability gap", gap), ("bound", f"{certificate.bound:.0e} nats")]
+    if certificate.gap_float32 is not None:
+        rounding = (
+            f"{certificate.gap_float32:.2e} nats; the unedited model on both implementations: "
+            f"{certificate.rounding_float32:.2e} nats"
+        )
+        rows.append(("the same in float32", rounding))
     return [
-        ("largest log-probability gap", f"{certificate.max_abs_logprob_gap:.2e} nats"),
-        ("bound", f"{certificate.bound:.0e} nats"),
+        *rows,
         ("greedy continuations identical", f"{same} of {n}"),
         ("largest effect against base", f"{certificate.max_abs_logprob_effect:.3g} nats"),
         ("host", certificate.host),

@@ -39,7 +39,6 @@ _VOCABS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentenc
 
 
 @runtime_checkable
-@runtime_checkable
 class ToxicityScorer(Protocol):
     """A judge."""
 

@@ -1,7 +1,7 @@
 """Selection: which neurons to delete, and how many.
 
-Neurons are ranked by attribution per cost, `score / (cost + cost_floor x mean cost)`, so that a neuron the
-model needs for neutral text is left alone even if it also speaks for the target.
+By default neurons are ranked by what deleting them takes from the targets per cost, `removal / (cost + cost_floor
+x mean cost)`, so that a neuron the model needs for neutral text is left alone even if it also speaks for the target.
 
 How many: `choose_k` tries k = 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, ... up to `max_k`, deletes the top k
 and measures on the find prompts what is removed of the targets' mean probability, and on the neutral text
@@ -55,12 +55,15 @@ class KPoint:
 
 
 def rank_values(scores: NeuronScores, *, cfg: SelectConfig) -> Float[Tensor, "layer d_mlp"]:
-    """What neurons are ranked by: attribution per cost, minus infinity outside `cfg.layers`.
+    """What neurons are ranked by (`cfg.method`), minus infinity outside `cfg.layers`.
 
     Raises:
         ToxmemError: an unknown layer, or scores without cost.
     """
-    values = scores.per_cost(floor=cfg.cost_floor)
+    if cfg.method == "removal_per_cost":
+        values = scores.per_cost(floor=cfg.cost_floor)
+    else:
+        values = scores.removal if cfg.method == "removal" else scores.scores
     if cfg.layers is None:
         return values
     check_layers(cfg.layers, n_layers=values.shape[0])
@@ -70,7 +73,7 @@ def rank_values(scores: NeuronScores, *, cfg: SelectConfig) -> Float[Tensor, "la
 
 
 def select_neurons(scores: NeuronScores, *, cfg: SelectConfig) -> NeuronSet:
-    """The `cfg.k` neurons of highest attribution per cost.
+    """The `cfg.k` neurons that rank highest by `cfg.method`.
 
     Raises:
         ToxmemError: no k (use `choose_k` first), an unknown layer, more neurons than the layers have.
@@ -112,6 +115,10 @@ def choose_k(
             "no neuron has a positive score: the prompts' targets rest on no MLP neuron"
         )
     base_prob, base_loss = _measure(model, prompts, neutral)
+    if base_prob == 0:
+        raise ToxmemError(
+            "the model gives the find prompts' targets no probability at all: check them"
+        )
     points = []
     for k in track(grid, "choose k", total=len(grid)):
         with law(top_neurons(values, k)).applied(model):
@@ -125,7 +132,7 @@ def pick_k(curve: Sequence[KPoint], *, cfg: SelectConfig) -> int:
     """The smallest affordable k that removes nearly what the best affordable one removes.
 
     Raises:
-        ToxmemError: if every k breaks the budget.
+        ToxmemError: if every k breaks the budget, or none within it removes anything.
     """
     affordable = [p for p in curve if p.perplexity_increase <= cfg.max_perplexity_increase]
     if not affordable:
@@ -134,6 +141,11 @@ def pick_k(curve: Sequence[KPoint], *, cfg: SelectConfig) -> int:
             f"more than select.max_perplexity_increase = {cfg.max_perplexity_increase:.2%}: raise it or set select.k"
         )
     best = max(p.removed for p in affordable)
+    if best <= 0:
+        raise ToxmemError(
+            "deleting neurons does not lower the targets' probability on the find prompts within the budget of "
+            f"{cfg.max_perplexity_increase:.2%} perplexity: raise select.max_perplexity_increase or set select.k"
+        )
     return min(p.k for p in affordable if p.removed >= cfg.keep_removed * best)
 
 

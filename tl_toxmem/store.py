@@ -6,11 +6,12 @@ fixed content; anything else is refused before it is touched.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_toxmem.config import RunConfig, make_config, read_toml
+from tl_toxmem.config import PLACES, RunConfig, make_config, read_toml
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, write_json
 
@@ -70,8 +71,15 @@ class RunFolder:
         values["outputs"][ARTEFACTS[stage]] = _hash(self.artefact(stage))
         self._write_provenance(values)
 
+    def outdate(self, stages: Sequence[str]) -> None:
+        """Strike stages from the record, so that they are made again; their artefacts stay until then."""
+        values = self.provenance()
+        for stage in stages:
+            values["outputs"].pop(ARTEFACTS[stage], None)
+        self._write_provenance(values)
+
     def forget(self, stage: str) -> None:
-        """Remove what a kill may have left of a stage that was not recorded."""
+        """Remove an artefact that is not recorded: outdated, or left by a kill."""
         path = self.artefact(stage)
         if path.is_dir():
             shutil.rmtree(path)
@@ -137,7 +145,7 @@ def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, s
 
 
 def _differences(a: RunConfig, b: RunConfig) -> list[str]:
-    ours, theirs = (c.model_dump(mode="json", exclude={"out"}) for c in (a, b))
+    ours, theirs = (c.model_dump(mode="json", exclude=set(PLACES)) for c in (a, b))
     return [name for name in ours if ours[name] != theirs[name]]
 
 

@@ -13,7 +13,7 @@ before the first corrupted token, where clean and corrupted are equal by the cau
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 METRICS = ("prob", "log_prob")
+Place = Literal["last_subject", "last"]
+PLACES: tuple[Place, ...] = get_args(Place)
 KIND = "trace"
 
 
@@ -82,16 +84,26 @@ class Trace:
         m = METRICS.index(self.metric)
         return self.clean[m] - self.corrupted[m]
 
-    def at_last_subject_token(self) -> Float[Tensor, "prompt site layer"]:
-        """Effects at the subject's last token, where factual recall was found to sit in GPT."""
-        last = torch.tensor([end - 1 for _, end in self.subjects])
-        return self.effect[torch.arange(len(last)), :, :, last]
+    def at(self, place: Place) -> Float[Tensor, "prompt site layer"]:
+        """Effects at one token of each prompt.
 
-    def by_layer(self) -> "pd.DataFrame":
-        """Mean effect at the subject's last token by site and layer, with 95 % intervals over prompts."""
+        Args:
+            place: `last_subject` (the subject's last token, where factual recall was found to sit in GPT) or
+                `last` (the prompt's last token, where the target is predicted).
+        """
+        if place not in PLACES:
+            raise ToxmemError(f"unknown place {place!r}: choose from {', '.join(PLACES)}")
+        ends = (
+            [end for _, end in self.subjects] if place == "last_subject" else map(len, self.words)
+        )
+        pos = torch.tensor([end - 1 for end in ends])
+        return self.effect[torch.arange(len(pos)), :, :, pos]
+
+    def by_layer(self, place: Place = "last_subject") -> "pd.DataFrame":
+        """Mean effect at one token of each prompt by site and layer, with 95 % intervals over prompts."""
         import pandas as pd
 
-        effects = self.at_last_subject_token()
+        effects = self.at(place)
         rows = []
         for s, site in enumerate(self.sites):
             for layer in range(effects.shape[2]):

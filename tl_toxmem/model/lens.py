@@ -4,6 +4,7 @@ Token tensors are always left-padded and always come with their mask; text goes 
 own tokenizer and never through TransformerLens's, which may add a BOS token or replace the tokenizer.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,7 +139,9 @@ class LensModel:
             prepend_bos=prepend_bos,
         )
         gap = float(
-            (model.forward(probe, mask).log_softmax(-1) - expected)[mask.bool()].abs().max()
+            (model.forward(probe, mask).double().log_softmax(-1) - expected)[mask.bool()]
+            .abs()
+            .max()
         )
         if not gap <= HOST_TOLERANCE[dtype]:
             raise ToxmemError(
@@ -177,7 +180,12 @@ class LensModel:
                 "the TransformerBridge is in training mode (dropout): call model.eval() first"
             )
         host: Host = HookedHost(model) if kind == "HookedTransformer" else BridgeHost(model)
-        arch = architecture(str(model.cfg.original_architecture or "?"), where="the wrapped model")
+        found = (
+            model.original_model.config.model_type
+            if kind == "TransformerBridge"
+            else model.cfg.original_architecture
+        )
+        arch = architecture(str(found), where="the wrapped model")
         tokenizer = check_tokenizer(
             tokenizer, d_vocab=model.cfg.d_vocab, where="the tokenizer given"
         )
@@ -216,6 +224,25 @@ class LensModel:
                 "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
             )
         return load_hf(self.source, dtype=self.dtype, device=str(self.device))
+
+    def in_float64(self) -> "LensModel":
+        """A copy on the same kind of host in float64, from the very same weights, to see past rounding.
+
+        Raises:
+            ToxmemError: see `clean_hf`.
+        """
+        hf = copy.deepcopy(self.clean_hf()).double()
+        host: Host = (
+            HookedHost.from_hf(hf) if self.host.kind == "hooked" else BridgeHost.from_hf(hf)
+        )
+        return LensModel(
+            host,
+            self.tokenizer,
+            arch=self.arch,
+            source=self.source,
+            hf=hf if self.host.kind == "hooked" else None,
+            prepend_bos=self.prepend_bos,
+        )
 
     # Text and tokens
 

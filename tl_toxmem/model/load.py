@@ -183,8 +183,8 @@ def check_device(device: str) -> torch.device:
 def plain_log_probs(
     hf: PreTrainedModel, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """What plain transformers says: next-token log-probabilities of a left-padded batch."""
+    """What plain transformers says: next-token log-probabilities of a left-padded batch, float64."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     run: Any = hf
     logits: Tensor = run(input_ids=tokens, attention_mask=mask, position_ids=positions).logits
-    return logits.log_softmax(-1)
+    return logits.double().log_softmax(-1)

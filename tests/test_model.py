@@ -1,0 +1,290 @@
+"""One surface on every host: the same numbers as plain transformers, on left-padded batches, and no leftovers."""
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+# float64: the same sums in another order.
+EXACT = 1e-10
+TEXTS = ["Bob is a", "the town", "x", "a longer text than those"]
+
+
+@pytest.fixture
+def plain(gpt2_folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(gpt2_folder, dtype=torch.float64).eval()
+
+
+@pytest.fixture
+def model(load, host):
+    return load(host, torch.float64)
+
+
+@pytest.fixture
+def batch(model):
+    return model.pad([model.encode(text) for text in TEXTS])
+
+
+def test_logits_are_those_of_transformers(model, batch, plain):
+    from tl_toxmem.model import plain_log_probs
+
+    tokens, mask = batch
+    expected = plain_log_probs(plain, tokens, mask)
+    found = model.forward(tokens, mask).log_softmax(-1)
+    assert (found - expected)[mask.bool()].abs().max() < EXACT
+    kept = model.forward(tokens, mask, keep=1).log_softmax(-1)
+    assert torch.allclose(kept, expected[:, -1:], atol=EXACT)
+
+
+def test_a_batch_is_its_rows_alone(model, batch):
+    tokens, mask = batch
+    together = model.forward(tokens, mask)
+    for row, text in enumerate(TEXTS):
+        alone = model.forward(*model.pad([model.encode(text)]))
+        n = alone.shape[1]
+        assert torch.allclose(together[row, -n:], alone[0], atol=EXACT)
+
+
+def test_hook_points_have_the_values_of_the_hugging_face_modules(model, batch, plain):
+    """What is captured at each site is what the module of that name gives."""
+    tokens, mask = batch
+    found = {}
+
+    def keep(name):
+        def hook(module, args, out):
+            found[name] = out[0] if isinstance(out, tuple) else out
+
+        return hook
+
+    for layer, block in enumerate(plain.transformer.h):
+        block.register_forward_hook(keep(("resid_post", layer)))
+        block.attn.register_forward_hook(keep(("attn_out", layer)))
+        block.mlp.register_forward_hook(keep(("mlp_out", layer)))
+        block.mlp.act.register_forward_hook(keep(("mlp_post", layer)))
+    plain.transformer.wte.register_forward_hook(keep(("embed", 0)))
+    with torch.no_grad():
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        plain(tokens, attention_mask=mask, position_ids=positions)
+    _, captured = model.capture(tokens, mask, sites=list(found))
+    assert set(captured) == set(found)
+    for key, value in captured.items():
+        assert value.shape == found[key].shape
+        assert torch.allclose(value[mask.bool()], found[key][mask.bool()], atol=EXACT), key
+
+
+def test_resuming_skips_the_blocks_below_and_gives_the_same_logits(model, batch):
+    tokens, mask = batch
+    n = model.n_layers
+    sites = [("resid_pre", layer) for layer in range(n)] + [("resid_post", n - 1)]
+    logits, entering = model.capture(tokens, mask, sites=sites)
+    real = mask.bool()
+    for layer in range(n + 1):
+        key = ("resid_pre", layer) if layer < n else ("resid_post", n - 1)
+        ran: list[int] = []
+        watch = [("mlp_post", at, lambda a, at=at, ran=ran: ran.append(at)) for at in range(n)]
+        with model.hooks(watch):
+            resumed = model.resume(entering[key], layer, mask)
+        assert ran == list(range(layer, n))
+        assert torch.allclose(resumed[real], logits[real], atol=EXACT)
+
+
+def test_gradients_are_those_of_autograd(model, batch, plain):
+    tokens, mask = batch
+    activations, gradients = model.gradients(
+        tokens, mask, metric=lambda logits: logits[:, -1].log_softmax(-1)[:, 7].sum()
+    )
+    kept = []
+
+    def keep(module, args, out):
+        out.retain_grad()
+        kept.append(out)
+
+    for block in plain.transformer.h:
+        block.mlp.act.register_forward_hook(keep)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = plain(tokens, attention_mask=mask, position_ids=positions).logits
+    logits[:, -1].log_softmax(-1)[:, 7].sum().backward()
+    real = mask.bool()
+    for a, g, expected in zip(activations, gradients, kept, strict=True):
+        assert torch.allclose(a[real], expected.detach()[real], atol=EXACT)
+        assert torch.allclose(g[real], expected.grad[real], atol=EXACT)
+    assert all(p.grad is None for p in model.host.raw.parameters())
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
+def test_generation_under_hooks_is_that_of_the_baked_model(model, batch, sampled):
+    """Token for token, also in a left-padded batch with a cache."""
+    from tl_toxmem import Deletion, NeuronSet, bake
+    from tl_toxmem.model import Sampling
+
+    tokens, mask = batch
+    shape = (model.n_layers, model.d_mlp)
+    half = NeuronSet(tuple((layer, i) for layer in range(4) for i in range(60)), *shape)
+    deletion = Deletion.zero(half)
+    sampling = Sampling(temperature=0.8, top_k=40, top_p=0.9) if sampled else None
+    generator = torch.Generator().manual_seed(3) if sampled else None
+    base = model.generate(tokens, mask, max_new_tokens=8)
+    with deletion.applied(model):
+        ours = model.generate(
+            tokens, mask, max_new_tokens=8, sampling=sampling, generator=generator
+        )
+    hf = model.clean_hf()
+    undo = bake(hf, deletion)
+    torch.manual_seed(3)  # transformers samples from the global generator
+    options = {"temperature": 0.8, "top_k": 40, "top_p": 0.9} if sampled else {}
+    theirs = hf.generate(
+        tokens,
+        attention_mask=mask,
+        max_new_tokens=8,
+        do_sample=sampled,
+        pad_token_id=model.pad_id,
+        **options,
+    )
+    undo.restore()
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, base)
+
+
+def test_sampling_is_reproducible_and_leaves_the_global_generator_alone(model, batch):
+    from tl_toxmem.model import Sampling
+
+    state = torch.get_rng_state()
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        options = {"sampling": Sampling(), "generator": generator}
+        return model.generate(*batch, max_new_tokens=6, **options)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_unknown_layers_and_sites_are_refused_and_nothing_is_attached(model, batch):
+    from tl_toxmem import ToxmemError
+
+    good = ("mlp_post", 0, lambda a: a * 0)
+    wrong = model.hooks([good, ("mlp_post", 4, lambda a: a)])
+    with pytest.raises(ToxmemError, match="no layer 4: the model has layers 0 to 3"), wrong:
+        pass
+    assert all(not point.fwd_hooks for point in model.host.points.values())
+
+
+def test_wrapping_what_a_notebook_already_has(load, host, prompts, tmp_path, gpt2_folder):
+    from tl_toxmem import Deletion, LensModel, NeuronSet, causal_trace, export_checkpoint
+
+    ours = load(host)
+    theirs = load(host).host.raw  # a plain HookedTransformer or TransformerBridge
+    wrapped = LensModel.wrap(theirs, tokenizer=ours.tokenizer, checkpoint=gpt2_folder)
+    tokens, mask = ours.pad([ours.encode(text) for text in TEXTS])
+    assert torch.equal(wrapped.forward(tokens, mask), ours.forward(tokens, mask))
+    assert torch.equal(
+        causal_trace(wrapped, prompts).effect.nan_to_num(7),
+        causal_trace(ours, prompts).effect.nan_to_num(7),
+    )
+    deletion = Deletion.zero(NeuronSet(((1, 2), (3, 4)), 4, 128))
+    done = export_checkpoint(wrapped, deletion, tmp_path / "out", prompts=TEXTS)
+    assert done.certificate.passed
+
+
+def processed(host: str, gpt2_folder):
+    """The model as TransformerLens itself would load it: folded and centred."""
+    from transformers import GPT2LMHeadModel
+
+    from tl_toxmem.model.bridge import BridgeHost
+    from tl_toxmem.model.hooked import HookedHost
+
+    hf = GPT2LMHeadModel.from_pretrained(gpt2_folder).eval()
+    if host == "hooked":
+        raw = HookedHost.from_hf(hf).raw
+        for parameter in raw.parameters():  # of its own, as a user's would be
+            parameter.data = parameter.data.clone()
+        raw.load_and_process_state_dict(
+            {k: v.clone() for k, v in raw.state_dict().items()},
+            fold_ln=False,
+            center_writing_weights=True,
+        )
+        return raw
+    raw = BridgeHost.from_hf(hf).raw
+    raw.enable_compatibility_mode()
+    return raw
+
+
+def test_processed_weights_are_analysed_but_not_baked(load, host, prompts, gpt2_folder, tmp_path):
+    from tl_toxmem import (
+        Deletion,
+        LensModel,
+        NeuronSet,
+        ToxmemError,
+        attribute_neurons,
+        export_checkpoint,
+    )
+    from tl_toxmem.config import AttributeConfig
+
+    raw = load(host)
+    assert not raw.processed
+    theirs = processed(host, gpt2_folder)
+    model = LensModel.wrap(theirs, tokenizer=raw.tokenizer, checkpoint=gpt2_folder)
+    assert model.processed
+    cfg = AttributeConfig(verify_top=5, batch_size=1)
+    found, expected = (attribute_neurons(m, prompts, cfg=cfg) for m in (model, raw))
+    assert torch.allclose(found.removal, expected.removal, atol=1e-4)
+    deletion = Deletion.zero(NeuronSet(((1, 2),), 4, 128))
+    with pytest.raises(ToxmemError, match="processed weights"):
+        export_checkpoint(model, deletion, tmp_path / "out", prompts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_wrapped(load, host, gpt2_folder):
+    from transformers import GPT2LMHeadModel
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    model = load(host)
+    with pytest.raises(ToxmemError, match="cannot wrap a GPT2LMHeadModel"):
+        LensModel.wrap(GPT2LMHeadModel.from_pretrained(gpt2_folder), tokenizer=model.tokenizer)
+
+
+def test_a_host_that_differs_from_transformers_is_refused(host, gpt2_folder, monkeypatch):
+    from tl_toxmem import LensModel, ToxmemError
+    from tl_toxmem.model import lens
+
+    true = lens.plain_log_probs
+    monkeypatch.setattr(lens, "plain_log_probs", lambda *a: true(*a) + 0.5)
+    with pytest.raises(ToxmemError, match="differs from transformers by 0.5 nats"):
+        LensModel.from_pretrained(gpt2_folder, host=host)
+
+
+def test_wrong_folders(host, gpt2_folder, tmp_path):
+    import shutil
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    without = shutil.copytree(gpt2_folder, tmp_path / "without")
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(ToxmemError, match="has no tokenizer files"):
+        LensModel.from_pretrained(without, host=host)
+
+
+def test_the_hooked_model_shares_the_hugging_face_tensors(load):
+    from conftest import HAS_HOOKED
+
+    if not HAS_HOOKED:
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    model = load("hooked")
+    hf = model.clean_hf()
+    ours = {p.untyped_storage().data_ptr() for p in model.host.raw.parameters() if p.numel() > 257}
+    theirs = {p.untyped_storage().data_ptr() for p in hf.parameters()}
+    assert ours <= theirs, "a weight was copied"
+
+
+def test_no_hooked_transformer_on_newer_lines(gpt2_folder):
+    from conftest import HAS_HOOKED
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    if HAS_HOOKED:
+        pytest.skip("this TransformerLens has HookedTransformer")
+    with pytest.raises(ToxmemError, match="no HookedTransformer"):
+        LensModel.from_pretrained(gpt2_folder, host="hooked")
