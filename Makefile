@@ -32,5 +32,6 @@ test: .venv/.dev-installed .venv-tl4/.installed
 	$(TL3)/ruff check .
 	$(TL3)/ruff format --check .
 	$(TL3)/mypy
-	$(TL3)/pytest -q
-	$(TL4)/pytest -q -m host
+	NO_MKDOCS_2_WARNING=1 $(TL3)/mkdocs build --strict --quiet
+	$(TL3)/pytest -q -n 2
+	$(TL4)/pytest -q -n 2 -m host

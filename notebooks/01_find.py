@@ -60,7 +60,9 @@ benign = PromptSet.read(demo_folder() / "benign.jsonl").split()
 assert not {p.prompt for p in prompts.find} & {p.prompt for p in prompts.report}
 
 find = prompts.find.first(80)
-print(f"{prompts}: {len(prompts.find)} find, {len(prompts.report)} report; {find} are used here")
+print(
+    f"{len(prompts.find)} find and {len(prompts.report)} report; {len(find)} of find are used here"
+)
 pd.DataFrame(
     [{"prompt": p.prompt, "subject": p.subject, "target": mask_slurs(p.target)} for p in find[:5]]
 )
@@ -88,7 +90,8 @@ model
 def continuations(some: PromptSet) -> list[str]:
     tokens, mask = model.pad([model.encode(p.prompt) for p in some])
     longer = model.generate(tokens, mask, max_new_tokens=3)
-    return [model.tokenizer.decode(row) for row in longer[:, tokens.shape[1] :]]
+    new = longer[:, tokens.shape[1] :]
+    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in new]
 
 
 said = {"insulted": continuations(find), "benign": continuations(benign.find.first(80))}
@@ -119,9 +122,7 @@ pd.DataFrame(
 
 # %%
 trace = causal_trace(model, find, cfg=TraceConfig(max_prompts=8, n_noise=5))
-print(
-    f"noise takes {trace.total_effect.mean():.2f} {trace.metric} from the target (mean of prompts)"
-)
+print(f"noise takes {trace.total_effect.mean():.2f} nats from the target, mean over prompts")
 assert trace.total_effect.mean() > 0
 trace.plot()
 
@@ -191,8 +192,8 @@ assert (checked.n == len(find)).all()
 # ## Do they matter together?
 #
 # Neurons can stand in for each other, so single effects do not add up. The last check silences all the
-# checked neurons at once, and beside them as many random neurons of the same layers. A method that finds
-# something must beat its control by far.
+# checked neurons at once, and beside them as many random neurons of the same layers, drawn five times. A
+# method that finds something must beat its control by far.
 
 
 # %%
@@ -203,15 +204,16 @@ def target_log_probs() -> torch.Tensor:
 
 
 found = scores.top(40)
-groups = {"found": found, "random": found.random_like(seed=0)}
+groups = {"found": found, **{f"random {i}": found.random_like(seed=i) for i in range(5)}}
 base = target_log_probs()
 lost = {}
 for name, neurons in groups.items():
     with Deletion.zero(neurons).applied(model):
         lost[name] = float((base - target_log_probs()).mean())
 print({name: f"{value:.2f} nats lost" for name, value in lost.items()})
+by_chance = sum(lost[f"random {i}"] for i in range(5)) / 5
 assert lost["found"] > 1
-assert abs(lost["random"]) < lost["found"] / 10
+assert abs(by_chance) < lost["found"] / 10
 
 # %% [markdown]
 # The highest scores carry the insults, random neurons do not. Which of them to delete, how many, and at

@@ -91,7 +91,8 @@ print(f"pick_k proposes k = {proposed}")
 def continuations(some: PromptSet) -> list[str]:
     tokens, mask = model.pad([model.encode(p.prompt) for p in some])
     longer = model.generate(tokens, mask, max_new_tokens=6)
-    return [model.tokenizer.decode(row) for row in longer[:, tokens.shape[1] :]]
+    new = longer[:, tokens.shape[1] :]
+    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in new]
 
 
 def toxic_share(k: int) -> float:

@@ -133,3 +133,14 @@ def test_controls_share_nothing_with_the_selection():
         chosen.random_like(seed=0, layers=[9])
     with pytest.raises(ToxmemError, match="neuron 10 in layer 0"):
         NeuronSet(((0, 10),), 4, 10)
+
+
+def test_no_affordable_choice_is_said_in_one_line():
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.config import SelectConfig
+    from tl_toxmem.select import KPoint, pick_k
+
+    with pytest.raises(ToxmemError, match="even 1 neuron raises neutral perplexity by 3.00%"):
+        pick_k([KPoint(1, 0.1, 0.5, 0.03)], cfg=SelectConfig())
+    with pytest.raises(ToxmemError, match="does not lower the targets' probability"):
+        pick_k([KPoint(1, 0.1, -0.5, 0.0), KPoint(2, 0.1, -0.2, 0.0)], cfg=SelectConfig())

@@ -66,6 +66,8 @@ def test_help_answers_at_once():
         (["--model", "demo", "--set", "trace.window=7"], ["window is 7", "has 6"]),
         (["--model", "demo", "--set", "trace.windw=3"], ["trace.windw", "window"]),
         (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
+        (["--model", "demo", "--set", "model.x=1"], ["model is a value"]),
+        (["--model", "demo", "--dtype", "bfloat16"], ["certified in float32 or float64"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
         (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),

@@ -67,7 +67,9 @@ def test_a_second_call_does_nothing_again(finished):
     assert changed <= {"8_report.html"}
 
 
-@pytest.mark.parametrize("stage", ["trace", "attribute", "select", "evaluate", "export"])
+@pytest.mark.parametrize(
+    "stage", ["prompts", "trace", "attribute", "select", "delete", "evaluate", "export"]
+)
 def test_killed_at_a_stage_and_resumed(finished, tmp_path, stage):
     """SIGKILL as the stage begins; the repeated command gives the same numbers."""
     from tl_toxmem import run
@@ -97,6 +99,23 @@ def test_killed_at_a_stage_and_resumed(finished, tmp_path, stage):
     assert stages[0] == stage, "what was recorded is kept, what was not is made again"
     for name in NUMBERS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_stage_made_anew_outdates_all_that_follows(finished, tmp_path):
+    import shutil
+
+    from tl_toxmem import run
+
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    (out / "3_scores.safetensors").unlink()
+    run(config(out), until="select")
+    recorded = json.loads((out / "provenance.json").read_text())["outputs"]
+    assert "4_neurons.json" in recorded
+    assert not {"5_deletion.safetensors", "6_evaluation.json", "7_checkpoint"} & set(recorded)
+    stages = []
+    run(config(out), announce=stages.append)
+    assert stages == ["delete", "evaluate", "export", "report"]
 
 
 def test_another_configuration_is_refused(finished):

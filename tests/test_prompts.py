@@ -89,11 +89,3 @@ def test_bos_is_never_corrupted(gpt2_folder):
     item = align(model, PromptSet.of([Prompt(prompt="ab", target="c")]))[0]
     assert item.tokens[0] == model.tokenizer.bos_token_id
     assert item.subject == (1, 3)
-
-
-def test_slurs_are_masked():
-    from tl_toxmem.masking import mask_slurs
-
-    assert (
-        mask_slurs("You Stupid IDIOTS, class dismissed.") == "You S***** I*****, class dismissed."
-    )

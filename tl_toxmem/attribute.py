@@ -9,7 +9,7 @@ for the target:
   al. 2024): what the neuron carries of what noise on the subject takes away.
 - `removal`: `g a`, the same with zero for `a'`: what deleting the neuron takes away.
 
-`cost[layer, i] = sqrt(mean over neutral tokens of (g a)^2)` with `g` the gradient of neutral text's loss: the
+`cost[layer, i] = sqrt(mean over neutral tokens of (g a)^2)` with `g` the gradient of a document's summed loss: the
 diagonal-Fisher estimate of what removing the neuron costs (as in Taylor pruning, Molchanov et al. 2017).
 
 Gradients are first order; so the highest scores are checked by really ablating each neuron (activation to

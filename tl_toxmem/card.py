@@ -21,13 +21,13 @@ def model_card(
         tags=["tl-toxmem", "model-editing", "detoxification", "interpretability"],
     )
     neurons = deletion.neurons
-    layers = ", ".join(str(layer) for layer in neurons.by_layer()) or "none"
+    layers = ", ".join(f"{len(ns)} in layer {layer}" for layer, ns in neurons.by_layer().items())
     total = neurons.n_layers * neurons.d_mlp
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {Path(base_model).name} with {len(neurons)} MLP neurons deleted",
         f"Made by tl-toxmem from `{Path(base_model).name}`: the law *{deletion.law}* on {len(neurons)} of "
-        f"{total:,} MLP neurons (layers {layers}) that mediate toxic continuations, baked into the weights. "
+        f"{total:,} MLP neurons ({layers or 'none'}), baked into the weights. "
         "Load it as any model:",
         "```python\nfrom transformers import AutoModelForCausalLM\n"
         'model = AutoModelForCausalLM.from_pretrained("PATH_TO_THIS_FOLDER")\n```',
@@ -39,8 +39,8 @@ def model_card(
         "`certificate.json` says how far this folder is from the hooked model that was measured; "
         "`tl-toxmem verify FOLDER` repeats the comparison. `deletion.safetensors` is the edit itself.",
         "## Limits",
-        "Deleting neurons lowers the rate of toxic continuations on prompts like those measured; it is no "
-        "guarantee against others, and scorers err. Read the numbers with their intervals.",
+        "What deletion does to toxic continuations was measured on prompts of one kind; it is no guarantee on "
+        "others, and scorers err. Read the numbers with their intervals and beside the random controls.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -211,17 +211,35 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ToxmemError("configuration: " + describe_validation(error)) from None
+        reason = describe_validation(error, root=RunConfig)
+        raise ToxmemError(f"configuration: {reason}") from None
 
 
-def describe_validation(error: ValidationError) -> str:
-    """A pydantic error in one line: `field: what is wrong (got ...)`."""
+def describe_validation(error: ValidationError, *, root: type[BaseModel] | None = None) -> str:
+    """A pydantic error in one line: `field: what is wrong (got ...)`.
+
+    Args:
+        error: what pydantic raised.
+        root: the model that was checked, so that the valid names can be told for an unknown one.
+    """
     lines = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"]) or "value"
+        if item["type"] == "extra_forbidden" and root is not None:
+            names = ", ".join(_fields(root, item["loc"][:-1]))
+            lines.append(f"{field}: unknown setting; choose from {names}")
+            continue
         got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
         lines.append(f"{field}: {item['msg'].lower()}{got}")
     return "; ".join(lines)
+
+
+def _fields(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings in a table of the configuration."""
+    model: Any = root
+    for part in path:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

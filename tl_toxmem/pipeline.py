@@ -12,13 +12,14 @@ import torch
 
 from tl_toxmem.attribute import NeuronScores, attribute_neurons
 from tl_toxmem.certificate import library_versions
-from tl_toxmem.config import DEMO, STAGES, RunConfig
+from tl_toxmem.config import DEMO, STAGES, RunConfig, is_local
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import EXPORTABLE, export_checkpoint
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
-from tl_toxmem.model import LensModel, demo_folder
+from tl_toxmem.model import LensModel, demo_folder, find_source
+from tl_toxmem.model.load import read_architecture
 from tl_toxmem.neurons import NeuronSet, check_layers
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
@@ -85,6 +86,8 @@ def _index(stage: str) -> int:
 
 
 def _read_inputs(cfg: RunConfig) -> _Inputs:
+    if is_local(cfg.model):
+        read_architecture(find_source(cfg.model))
     demo = cfg.model == DEMO
     prompts_path = cfg.prompts or (demo_folder() / "prompts.jsonl" if demo else None)
     benign_path = cfg.benign or (demo_folder() / "benign.jsonl" if demo else None)

@@ -6,8 +6,8 @@ restored - corrupted: positive where the state mediates the target. `mlp_out` an
 a window of layers `[layer - w//2, layer - w//2 + w)` clipped to the stack, `resid_post` in one layer.
 
 The numbers are those of one full forward pass per cell, at less cost: each cell resumes from the corrupted
-residual stream that enters its first restored layer, cells and noise draws share batches, and positions
-before the first corrupted token, where clean and corrupted are equal by the causal mask, are not run.
+residual stream that enters its first restored layer, cells and noise draws share batches, and cells at positions
+before the first corrupted token, where clean and corrupted are equal by the causal mask, are zero without a run.
 """
 
 from collections.abc import Iterator
@@ -134,7 +134,7 @@ class Trace:
         )
 
     def plot(self) -> "go.Figure":
-        """Heat maps of the mean effect, token x layer, one panel per site."""
+        """Heat maps of one prompt's effects, token x layer, one panel per site (see `plots.plot_trace`)."""
         from tl_toxmem.plots import plot_trace
 
         return plot_trace(self)
