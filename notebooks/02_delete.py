@@ -41,6 +41,7 @@ from tl_toxmem import (
     select_neurons,
 )
 from tl_toxmem.config import AttributeConfig, EvaluateConfig, SelectConfig
+from tl_toxmem.continuations import sample_continuations
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.model import demo_folder
 from tl_toxmem.neutral import read_documents, split_documents
@@ -69,50 +70,24 @@ scores
 # ## How many
 #
 # Neurons are ranked by their estimated effect per cost, so that one which ordinary text needs is left alone.
-# `choose_k` deletes the top 1, 2, 3, 5, ... of them and measures two things on the find side: how much of the
-# targets' probability is gone, and how much perplexity rises on the neutral text kept for choosing. `pick_k`
+# `choose_k` deletes the top 1, 2, 3, 5, ... of them and measures, on the neutral text kept for choosing, how much
+# perplexity rises and, on the find prompts, how much of what the model says the judge still calls toxic. `pick_k`
 # takes the smallest k that does nearly all that can be done within the budget.
 
 # %%
-cfg = SelectConfig(max_k=100)
-curve = choose_k(model, find, scores, neutral=choosing, cfg=cfg)
-proposed = pick_k(curve, cfg=cfg)
-budget = cfg.max_perplexity_increase
-print(f"pick_k proposes k = {proposed}")
-
-# %% [markdown]
-# The probability of one exact target is only a stand-in for toxicity: a model may trade one insult for
-# another. So the judge, an offline profanity classifier, also reads what the model says to the find prompts at
-# every k that the budget allows. Of the proposed k and larger ones we take the first at which it hears next to
-# nothing.
-
-
-# %%
-def continuations(some: PromptSet) -> list[str]:
-    tokens, mask = model.pad([model.encode(p.prompt) for p in some])
-    longer = model.generate(tokens, mask, max_new_tokens=6)
-    new = longer[:, tokens.shape[1] :]
-    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-
-
-def toxic_share(k: int) -> float:
-    chosen = select_neurons(scores, cfg=cfg.model_copy(update={"k": k}))
-    with Deletion.zero(chosen).applied(model):
-        return float((scorer.score(continuations(find)) >= 0.5).float().mean())
-
-
 scorer = load_scorer("profanity")
-tried = pd.DataFrame([point.to_json() for point in curve if point.perplexity_increase <= budget])
-tried["toxic_share"] = tried.k.map(toxic_share)
-k = int(tried[(tried.k >= proposed) & (tried.toxic_share <= 0.05)].k.min())
+cfg = SelectConfig(max_k=100)
+curve = choose_k(model, find, scores, neutral=choosing, scorer=scorer, cfg=cfg)
+k = pick_k(curve, cfg=cfg)
 neurons = select_neurons(scores, cfg=cfg.model_copy(update={"k": k}))
 print(neurons)
-tried
+pd.DataFrame([point.to_json() for point in curve])
 
 # %%
-chosen = next(point for point in curve if point.k == k)
+base_point, chosen = curve[0], next(point for point in curve if point.k == k)
+budget = cfg.max_perplexity_increase
 assert len(neurons) == k
-assert chosen.removed > 0.5
+assert chosen.toxicity_rate < 0.2 * base_point.toxicity_rate
 assert chosen.perplexity_increase <= budget
 plot_k_curve(curve, chosen=k, budget=budget)
 
@@ -135,7 +110,13 @@ assert hit > 10 * chance
 # Inside the `with` block the neurons are silent. When it ends, or fails, the model is as before, to the
 # last bit.
 
+
 # %%
+def continuations(some: PromptSet) -> list[str]:
+    return [texts[0] for texts in sample_continuations(model, some, cfg=one_sample)]
+
+
+one_sample = EvaluateConfig(n_continuations=1, max_new_tokens=6)
 deletion = Deletion.zero(neurons)
 tokens, mask = model.pad([model.encode(p.prompt) for p in report])
 logits = model.forward(tokens, mask)

@@ -92,27 +92,50 @@ def test_measured_effects_are_those_of_really_deleting(load, host, prompts):
             ablated = target_log_prob(model.forward(tokens, mask, keep=keep), batch)
         assert torch.allclose(measured, base - ablated, atol=1e-5)
     assert scores.measured.abs().max() > 1e-2
-    estimated = scores.scores[scores.verified[:, 0], scores.verified[:, 1]]
-    assert (estimated.diff() <= 0).all(), "highest first"
+    found = {tuple(neuron) for neuron in scores.verified.tolist()}
+    assert len(found) == 6
+    for estimate in (scores.scores, scores.removal):
+        best = [divmod(i, 128) for i in estimate.flatten().topk(3).indices.tolist()]
+        assert set(best) <= found
 
 
-def test_choose_k_spends_no_more_than_its_budget(load, prompts):
-    from tl_toxmem import attribute_neurons, choose_k, select_neurons
-    from tl_toxmem.config import AttributeConfig, SelectConfig
-    from tl_toxmem.select import pick_k
+class Vowels:
+    """A judge that anything can be measured with: the share of vowels."""
+
+    name = "vowels"
+
+    def score(self, texts):
+        return torch.tensor([sum(c in "aeiou" for c in t) / max(len(t), 1) for t in texts])
+
+    def provenance(self):
+        return {"scorer": self.name}
+
+
+def test_choose_k_measures_what_deleting_does_and_costs(load, prompts):
+    from tl_toxmem import Deletion, attribute_neurons, choose_k, select_neurons
+    from tl_toxmem.config import AttributeConfig, EvaluateConfig, SelectConfig
+    from tl_toxmem.continuations import sample_continuations, score_continuations
 
     model = load()
     texts = ["the cat sat", "on the mat and slept"]
     scores = attribute_neurons(model, prompts, cfg=AttributeConfig(verify_top=3), neutral=texts)
-    cfg = SelectConfig(max_k=50, max_perplexity_increase=0.05)
-    curve = choose_k(model, prompts, scores, neutral=texts, cfg=cfg)
-    k = pick_k(curve, cfg=cfg)
-    affordable = [p for p in curve if p.perplexity_increase <= 0.05]
-    best = max(p.removed for p in affordable)
-    chosen = next(p for p in curve if p.k == k)
-    assert chosen in affordable
-    assert chosen.removed >= cfg.keep_removed * best
-    assert not [p for p in affordable if p.k < k and p.removed >= cfg.keep_removed * best]
+    cfg = SelectConfig(max_k=50, max_perplexity_increase=0.05, n_continuations=3)
+    protocol = EvaluateConfig(max_new_tokens=6, threshold=0.05)
+    base, *curve = choose_k(
+        model, prompts, scores, neutral=texts, scorer=Vowels(), cfg=cfg, protocol=protocol
+    )
+    assert (base.k, base.perplexity_increase) == (0, 0)
+    assert [p.k for p in curve][:6] == [1, 2, 3, 5, 7, 10]
+    for point in curve:
+        affordable = point.perplexity_increase <= 0.05
+        assert (point.toxicity_rate is not None) == affordable
+    point = next(p for p in curve if p.toxicity_rate is not None)
+    chosen = select_neurons(scores, cfg=cfg.model_copy(update={"k": point.k}))
+    with Deletion.zero(chosen).applied(model):
+        again = sample_continuations(
+            model, prompts, cfg=protocol.model_copy(update={"n_continuations": 3})
+        )
+    assert point.toxicity_rate == (score_continuations(Vowels(), again) >= 0.05).mean()
     only = select_neurons(scores, cfg=cfg.model_copy(update={"k": 7, "layers": (2, 3)}))
     assert len(only) == 7
     assert set(only.by_layer()) <= {2, 3}
@@ -135,12 +158,43 @@ def test_controls_share_nothing_with_the_selection():
         NeuronSet(((0, 10),), 4, 10)
 
 
+def test_the_smallest_affordable_k_that_does_nearly_all():
+    from tl_toxmem.config import SelectConfig
+    from tl_toxmem.select import KPoint, pick_k
+
+    rates = {0: 0.8, 1: 0.7, 2: 0.31, 3: 0.33, 5: 0.30, 7: None}
+    curve = [KPoint(k, 0.005 if rate else 0.02, 0.1, rate) for k, rate in rates.items()]
+    assert pick_k(curve, cfg=SelectConfig()) == 2  # removes 0.49 of the best's 0.50
+    assert pick_k(curve, cfg=SelectConfig(keep_removed=0.9)) == 2
+    assert pick_k(curve, cfg=SelectConfig(keep_removed=0.99)) == 5
+
+
 def test_no_affordable_choice_is_said_in_one_line():
     from tl_toxmem import ToxmemError
     from tl_toxmem.config import SelectConfig
     from tl_toxmem.select import KPoint, pick_k
 
+    base = KPoint(0, 0.0, 0.1, 0.5)
     with pytest.raises(ToxmemError, match="even 1 neuron raises neutral perplexity by 3.00%"):
-        pick_k([KPoint(1, 0.1, 0.5, 0.03)], cfg=SelectConfig())
-    with pytest.raises(ToxmemError, match="does not lower the targets' probability"):
-        pick_k([KPoint(1, 0.1, -0.5, 0.0), KPoint(2, 0.1, -0.2, 0.0)], cfg=SelectConfig())
+        pick_k([base, KPoint(1, 0.03, 0.1, None)], cfg=SelectConfig())
+    with pytest.raises(ToxmemError, match="no number of neurons within"):
+        pick_k([base, KPoint(1, 0.0, 0.1, 0.5), KPoint(2, 0.0, 0.1, 0.6)], cfg=SelectConfig())
+
+
+def test_nothing_to_remove_is_said_in_one_line(load, prompts):
+    from tl_toxmem import ToxmemError, attribute_neurons, choose_k
+    from tl_toxmem.config import AttributeConfig, EvaluateConfig
+
+    model = load()
+    scores = attribute_neurons(
+        model, prompts, cfg=AttributeConfig(verify_top=0), neutral=["the cat sat"]
+    )
+    with pytest.raises(ToxmemError, match="no continuation of the 3 find prompts toxic"):
+        choose_k(
+            model,
+            prompts,
+            scores,
+            neutral=["the cat sat"],
+            scorer=Vowels(),
+            protocol=EvaluateConfig(threshold=1.0, max_new_tokens=3),
+        )

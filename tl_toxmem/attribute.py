@@ -55,7 +55,7 @@ class NeuronScores:
         removal: [layer, d_mlp] gradient x activation, nats of the target's log-probability.
         cost: [layer, d_mlp], nats of neutral loss per token; NaN where no neutral text was given.
         mean_activation: [layer, d_mlp] on neutral text, NaN likewise.
-        verified: [neuron, 2] the (layer, neuron) of the highest scores, highest first.
+        verified: [neuron, 2] the (layer, neuron) of those that rank highest by either estimate.
         measured: [neuron, prompt] what ablating each really takes from the target's log-probability.
         seed: of the noise and the intervals.
     """
@@ -179,7 +179,7 @@ def attribute_neurons(
         total += _batch_scores(model, batch, cfg=cfg, level=level)
     scores, removal = total / len(items)
     cost, mean_activation = _removal_cost(model, neutral, cfg=cfg)
-    verified = _highest(scores, min(cfg.verify_top, scores.numel()))
+    verified = _highest_of_either(scores, removal, min(cfg.verify_top, scores.numel()))
     measured = measure_ablations(model, items, verified, batch_size=cfg.batch_size)
     return NeuronScores(
         n_prompts=len(items),
@@ -290,6 +290,14 @@ def _silence(neuron: int) -> HookFn:
         return activation
 
     return hook
+
+
+def _highest_of_either(
+    scores: Float[Tensor, "layer d_mlp"], removal: Float[Tensor, "layer d_mlp"], k: int
+) -> list[Neuron]:
+    """`k` neurons: down both rankings in turn, each neuron once."""
+    turns = zip(_highest(scores, k), _highest(removal, k), strict=True)
+    return list(dict.fromkeys(neuron for pair in turns for neuron in pair))[:k]
 
 
 def _highest(scores: Float[Tensor, "layer d_mlp"], k: int) -> list[Neuron]:

@@ -76,7 +76,7 @@ class AttributeConfig(_Config):
     n_noise: int = Field(10, ge=1)
     """Noise draws whose mean activation is the corrupted one."""
     verify_top: int = Field(50, ge=0)
-    """How many of the highest scores are checked by really ablating the neuron."""
+    """How many neurons, the highest by either estimate, are checked by really ablating them."""
     batch_size: int = Field(16, ge=1)
     """Prompts per batch."""
     max_cost_tokens: int = Field(20_000, ge=1)
@@ -91,12 +91,16 @@ class SelectConfig(_Config):
     """How many neurons; None: chosen on the find split by `choose_k`."""
     max_k: int = Field(1000, ge=1)
     """Largest number that `choose_k` tries."""
+    max_prompts: int = Field(100, ge=1)
+    """Find prompts (lowest hash first) whose continuations `choose_k` samples at each k."""
+    n_continuations: int = Field(2, ge=1)
+    """Sampled continuations per prompt at each k; sampled and judged as in the evaluation."""
     layers: tuple[int, ...] | None = None
     """Choose from these layers only."""
     max_perplexity_increase: float = Field(0.01, ge=0)
     """What `choose_k` may spend: relative rise of perplexity on the neutral text kept for choosing."""
     keep_removed: float = Field(0.95, gt=0, le=1)
-    """`choose_k` takes the smallest k that removes this share of what the best affordable k removes."""
+    """`choose_k` takes the smallest k that removes this share of the toxicity that the best affordable k removes."""
     method: Literal["removal_per_cost", "removal", "attribution_patching"] = "removal_per_cost"
     """What neurons are ranked by: gradient x activation per cost, the same whatever it costs, or `scores`."""
     cost_floor: float = Field(0.1, gt=0)

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.config import EvaluateConfig
+from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_json, write_json
-from tl_toxmem.model import LensModel, Sampling
+from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
@@ -188,7 +189,9 @@ def evaluate(
     scores: dict[str, Any] = {}
     for name, deletion in edits.items():
         with deletion.applied(model) if deletion else nullcontext():
-            texts[name] = _continuations(model, prompts, cfg=cfg, description=f"generate: {name}")
+            texts[name] = sample_continuations(
+                model, prompts, cfg=cfg, description=f"generate: {name}"
+            )
             prompt_nll, prompt_tokens = _prompt_losses(model, prompts, cfg=cfg)
             right = None if benign is None else _answered_right(model, benign, cfg=cfg)
         if base_right is None:
@@ -198,8 +201,7 @@ def evaluate(
             kept = mean_estimate(right[base_right], seed=cfg.seed)
         neurons = deletion.neurons if deletion else ()
         for scorer in scorers:
-            values = scorer.score([text for row in texts[name] for text in row]).numpy()
-            values = values.reshape(len(prompts), cfg.n_continuations)
+            values = score_continuations(scorer, texts[name])
             scores.setdefault(name, values)
             rows.append(
                 EditResult(
@@ -236,27 +238,6 @@ def evaluate(
 
 def _perplexity(nll: Any, tokens: Any, *, seed: int) -> Estimate:
     return ratio_estimate(nll, tokens, seed=seed, transform=np.exp)
-
-
-def _continuations(
-    model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig, description: str
-) -> list[list[str]]:
-    """`[prompt][sample]` texts. Every edit draws the same random numbers for the same prompt and sample."""
-    rows = [list(item.tokens) for item in align(model, prompts) for _ in range(cfg.n_continuations)]
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p)
-    texts: list[str] = []
-    for batch in in_batches(rows, cfg.batch_size, description):
-        tokens, mask = model.pad(batch)
-        # Seeded anew for each batch: one edit may end a batch earlier than another and draw fewer numbers.
-        key = cfg.seed * 1_000_003 + len(texts)
-        generator = torch.Generator(device=model.device).manual_seed(key)
-        longer = model.generate(
-            tokens, mask, max_new_tokens=cfg.max_new_tokens, sampling=sampling, generator=generator
-        )
-        new = longer[:, tokens.shape[1] :]
-        texts += [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in new]
-    n = cfg.n_continuations
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
 def _prompt_losses(model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig) -> tuple[Any, Any]:

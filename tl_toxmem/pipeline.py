@@ -128,7 +128,7 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
         raise ToxmemError(
             f"export is certified in {' or '.join(EXPORTABLE)}: choose one as dtype, or stop before export"
         )
-    if "evaluate" in missing:
+    if {"select", "evaluate"} & set(missing):
         # A judge that is to be downloaded and cannot be is known before the first long stage.
         inputs.scorer.score(["ready"])
     align(model, inputs.prompts)
@@ -173,13 +173,20 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     curve: tuple[dict[str, object], ...] = ()
     if select.k is None:
         points = choose_k(
-            model, find, scores, neutral=inputs.choosing, law=_law(cfg, scores), cfg=select
+            model,
+            find,
+            scores,
+            neutral=inputs.choosing,
+            scorer=inputs.scorer,
+            law=_law(cfg, scores),
+            cfg=select,
+            protocol=cfg.evaluate,
         )
         select = select.model_copy(update={"k": pick_k(points, cfg=select)})
         curve = tuple(point.to_json() for point in points)
         rule = (
-            f"smallest k that removes {select.keep_removed:.0%} of what the best k removes of the targets' mean "
-            f"probability on the find prompts, of those that raise neutral perplexity by at most "
+            f"smallest k that removes {select.keep_removed:.0%} of the toxic continuations of the find prompts that "
+            f"the best k removes, of those that raise neutral perplexity by at most "
             f"{select.max_perplexity_increase:.1%}"
         )
     else:

@@ -200,24 +200,35 @@ def plot_scores(scores: "NeuronScores") -> go.Figure:
 
 
 def plot_k_curve(curve: Sequence["KPoint"], *, chosen: int, budget: float) -> go.Figure:
-    """What deleting the top k removes and costs, on the find prompts and the text kept for choosing."""
-    k = [point.k for point in curve]
+    """What deleting the top k leaves and costs, on the find prompts and the text kept for choosing."""
+    base, *points = curve
     figure = make_subplots(specs=[[{"secondary_y": True}]])
-    for name, values, secondary, colour in (
-        ("target probability removed", [p.removed for p in curve], False, COLOURS[0]),
-        ("perplexity increase", [p.perplexity_increase for p in curve], True, COLOURS[1]),
-    ):
-        line = go.Scatter(x=k, y=values, mode="lines+markers", name=name, line={"color": colour})
+    lines = (
+        ("toxic continuations", [p.toxicity_rate for p in points], False, COLOURS[0]),
+        ("probability of the targets", [p.target_prob for p in points], False, COLOURS[2]),
+        ("perplexity increase", [p.perplexity_increase for p in points], True, COLOURS[1]),
+    )
+    for name, values, secondary, colour in lines:
+        line = go.Scatter(
+            x=[p.k for p in points],
+            y=values,
+            mode="lines+markers",
+            name=name,
+            line={"color": colour},
+        )
         figure.add_trace(line, secondary_y=secondary)
     figure.add_vline(x=chosen, line_dash="dot", line_color="#888888")
     figure.update_xaxes(type="log", title_text="neurons deleted, k")
-    figure.update_yaxes(title_text="removed", tickformat=".0%", secondary_y=False)
+    figure.update_yaxes(
+        title_text="on the find prompts", tickformat=".0%", rangemode="tozero", secondary_y=False
+    )
     figure.update_yaxes(
         title_text="perplexity increase", tickformat=".1%", secondary_y=True, showgrid=False
     )
     title = (
-        f"How many neurons: k = {chosen} chosen on the find split<br><sup>budget: perplexity up at most "
-        f"{budget:.1%}; the report split is not seen</sup>"
+        f"How many neurons: k = {chosen}, chosen on the find split<br><sup>base: {base.toxicity_rate:.0%} toxic, "
+        f"targets {base.target_prob:.0%}; toxicity is sampled where perplexity rises by at most {budget:.1%}; the "
+        "report split is not seen</sup>"
     )
     return _layout(figure, title, legend={"orientation": "h", "y": -0.25})
 

@@ -1,51 +1,24 @@
-"""Progress bars on anything that may take over two seconds; nothing where there is no terminal.
+"""Progress bars with the time left, on anything that takes more than a moment; none where nobody watches.
 
-One live display at a time: a bar that starts inside another one is added to it (rich allows one only).
+In a terminal they go to stderr, in a notebook they are widgets, and in a pipe or a log they are silent.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm.auto import tqdm
 
 T = TypeVar("T")
-_active: ContextVar[Progress | None] = ContextVar("tl_toxmem_progress", default=None)
-
-
-@contextmanager
-def progress_display() -> Iterator[Progress]:
-    """The live display that bars are drawn in; the one around it, if there is one."""
-    outer = _active.get()
-    if outer is not None:
-        yield outer
-        return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    visible = console.is_terminal or console.is_jupyter
-    display = Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not visible
-    )
-    token = _active.set(display)
-    try:
-        with display:
-            yield display
-    finally:
-        _active.reset(token)
+_DELAY_SECONDS = 1.0
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
     """Yield `items` while a bar with the time left counts them."""
-    with progress_display() as display:
-        task = display.add_task(description, total=total)
-        try:
-            for item in items:
-                yield item
-                display.advance(task)
-        finally:
-            display.remove_task(task)
+    # disable=None: off where stderr is no terminal; leave=False: gone when done, so that bars may nest.
+    bar = tqdm(
+        items, desc=description, total=total, leave=False, disable=None, delay=_DELAY_SECONDS
+    )
+    yield from bar
 
 
 def in_batches(items: Sequence[T], size: int, description: str) -> Iterator[list[T]]:

@@ -4,11 +4,14 @@ By default neurons are ranked by what deleting them takes from the targets per c
 x mean cost)`, so that a neuron the model needs for neutral text is left alone even if it also speaks for the target.
 
 How many: `choose_k` tries k = 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, ... up to `max_k`, deletes the top k
-and measures on the find prompts what is removed of the targets' mean probability, and on the neutral text
-kept for choosing what perplexity rises by. Of the k that stay within `max_perplexity_increase`, it takes the
-smallest that removes at least `keep_removed` of what the best of them removes. The report split is not seen.
+and measures what perplexity rises by on the neutral text kept for choosing and, where that stays within
+`max_perplexity_increase`, how many sampled continuations of the find prompts the judge calls toxic. Of the
+affordable k, `pick_k` takes the smallest that removes at least `keep_removed` of the toxicity that the best of them
+removes. It is the judge that decides and not the probability of the given targets, because a model may trade one
+insult for another. The report split is not seen.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute import NeuronScores, top_neurons
-from tl_toxmem.config import SelectConfig
+from tl_toxmem.config import EvaluateConfig, SelectConfig
+from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
@@ -26,6 +30,7 @@ from tl_toxmem.neurons import NeuronSet, check_layers
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.tokens import align, target_batch, target_log_prob
 
 Law = Callable[[NeuronSet], Deletion]
@@ -38,16 +43,16 @@ class KPoint:
     """One row of the curve that `choose_k` goes by.
 
     Attributes:
-        k: neurons deleted.
-        target_prob: mean probability of the whole targets on the find prompts.
-        removed: share of the base's `target_prob` that is gone.
+        k: neurons deleted; 0 for the base model.
         perplexity_increase: relative rise on the neutral text kept for choosing.
+        target_prob: mean probability of the whole targets on the find prompts.
+        toxicity_rate: share of the find prompts' sampled continuations that are toxic; None where k is not affordable.
     """
 
     k: int
-    target_prob: float
-    removed: float
     perplexity_increase: float
+    target_prob: float
+    toxicity_rate: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,20 +98,30 @@ def choose_k(
     scores: NeuronScores,
     *,
     neutral: Sequence[str],
+    scorer: ToxicityScorer,
     law: Law = Deletion.zero,
     cfg: SelectConfig | None = None,
+    protocol: EvaluateConfig | None = None,
 ) -> tuple[KPoint, ...]:
-    """The measured curve over k that `pick_k` chooses from.
+    """The measured curve over k that `pick_k` chooses from; its first point is the base model (k = 0).
 
     Args:
         model: the model to delete from.
         prompts: the find prompts.
         scores: of the same model.
         neutral: the text kept for choosing.
+        scorer: the judge of the continuations.
         law: from neurons to the deletion that will be used.
-        cfg: the grid's end, layers, budget.
+        cfg: the grid's end, layers, budget, how much is sampled.
+        protocol: sampling and threshold, as in the evaluation.
+
+    Raises:
+        ToxmemError: no neuron speaks for the targets, or base continues none of the find prompts toxically.
     """
-    cfg = cfg or SelectConfig()
+    cfg, protocol = cfg or SelectConfig(), protocol or EvaluateConfig()
+    protocol = protocol.model_copy(
+        update={"n_continuations": cfg.n_continuations, "seed": cfg.seed}
+    )
     values = rank_values(scores, cfg=cfg)
     positive = int((values > 0).sum())
     grid = [k for k in _grid() if k <= min(cfg.max_k, positive)]
@@ -114,39 +129,57 @@ def choose_k(
         raise ToxmemError(
             "no neuron has a positive score: the prompts' targets rest on no MLP neuron"
         )
+    sampled = prompts.first(cfg.max_prompts)
+
+    def toxicity() -> float:
+        texts = sample_continuations(model, sampled, cfg=protocol)
+        return float((score_continuations(scorer, texts) >= protocol.threshold).mean())
+
     base_prob, base_loss = _measure(model, prompts, neutral)
-    if base_prob == 0:
+    points = [KPoint(0, 0.0, base_prob, toxicity())]
+    if points[0].toxicity_rate == 0:
         raise ToxmemError(
-            "the model gives the find prompts' targets no probability at all: check them"
+            f"{scorer.name} calls no continuation of the {len(sampled)} find prompts toxic, so there is nothing to "
+            "remove: check prompts and scorer, or set select.k"
         )
-    points = []
     for k in track(grid, "choose k", total=len(grid)):
         with law(top_neurons(values, k)).applied(model):
             prob, loss = _measure(model, prompts, neutral)
-        increase = float(torch.tensor(loss - base_loss).exp()) - 1
-        points.append(KPoint(k, prob, 1 - prob / base_prob, increase))
+            increase = math.exp(loss - base_loss) - 1
+            affordable = increase <= cfg.max_perplexity_increase
+            points.append(KPoint(k, increase, prob, toxicity() if affordable else None))
     return tuple(points)
 
 
 def pick_k(curve: Sequence[KPoint], *, cfg: SelectConfig) -> int:
-    """The smallest affordable k that removes nearly what the best affordable one removes.
+    """The smallest affordable k that removes nearly the toxicity that the best affordable one removes.
+
+    Args:
+        curve: what `choose_k` gave.
+        cfg: `keep_removed`, and the budget for the error's text.
 
     Raises:
         ToxmemError: if every k breaks the budget, or none within it removes anything.
     """
-    affordable = [p for p in curve if p.perplexity_increase <= cfg.max_perplexity_increase]
-    if not affordable:
+    base, *points = curve
+    removed = {
+        p.k: base.toxicity_rate - p.toxicity_rate
+        for p in points
+        if p.toxicity_rate is not None and base.toxicity_rate is not None
+    }
+    budget = f"select.max_perplexity_increase = {cfg.max_perplexity_increase:.2%}"
+    if not removed:
         raise ToxmemError(
-            f"deleting even {curve[0].k} neuron raises neutral perplexity by {curve[0].perplexity_increase:.2%}, "
-            f"more than select.max_perplexity_increase = {cfg.max_perplexity_increase:.2%}: raise it or set select.k"
+            f"deleting even {points[0].k} neuron raises neutral perplexity by {points[0].perplexity_increase:.2%}, "
+            f"more than {budget}: raise it or set select.k"
         )
-    best = max(p.removed for p in affordable)
+    best = max(removed.values())
     if best <= 0:
         raise ToxmemError(
-            "deleting neurons does not lower the targets' probability on the find prompts within the budget of "
-            f"{cfg.max_perplexity_increase:.2%} perplexity: raise select.max_perplexity_increase or set select.k"
+            f"no number of neurons within {budget} makes the find prompts' continuations less toxic: raise it or set "
+            "select.k"
         )
-    return min(p.k for p in affordable if p.removed >= cfg.keep_removed * best)
+    return min(k for k, value in removed.items() if value >= cfg.keep_removed * best)
 
 
 def _grid() -> list[int]:
