@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from tiny import TINY, random_model
 
 HAS_HOOKED = int(version("transformer-lens").split(".")[0]) < 4
 HOSTS = ["hooked", "bridge"] if HAS_HOOKED else ["bridge"]
@@ -47,43 +48,39 @@ def byte_tokenizer():
     )
 
 
-def random_gpt2(seed: int = 0):
-    """Four layers, nothing zero or one by accident, weights large enough that edits are felt."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """`tiny_folder(arch)`: a checkpoint of an architecture, made once."""
 
-    torch.manual_seed(seed)
-    config = GPT2Config(
-        n_layer=4,
-        n_embd=32,
-        n_head=4,
-        vocab_size=257,
-        n_positions=96,
-        bos_token_id=256,
-        eos_token_id=256,
-    )
-    config.n_ctx = config.n_positions
-    model = GPT2LMHeadModel(config).eval()
-    for name, parameter in model.named_parameters():
-        centre = 1.0 if ".ln_" in name and name.endswith("weight") else 0.0
-        parameter.data.normal_(centre, 0.2)
-    return model
+    def make(arch: str) -> Path:
+        if arch not in made:
+            folder = tmp_path_factory.mktemp(arch)
+            random_model(arch).save_pretrained(folder)
+            byte_tokenizer().save_pretrained(folder)
+            made[arch] = folder
+        return made[arch]
+
+    made: dict[str, Path] = {}
+    return make
+
+
+@pytest.fixture(params=TINY)
+def arch(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="session")
-def gpt2_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("gpt2")
-    random_gpt2().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+def gpt2_folder(tiny_folder) -> Path:
+    return tiny_folder("gpt2")
 
 
 @pytest.fixture
-def load(gpt2_folder):
-    """`load(host, dtype)`: the tiny GPT-2 as a fresh LensModel."""
+def load(tiny_folder):
+    """`load(host, dtype, arch=...)`: a tiny model as a fresh LensModel."""
     from tl_toxmem import LensModel
 
-    def make(host: str = "auto", dtype: torch.dtype = torch.float32):
-        return LensModel.from_pretrained(gpt2_folder, host=host, dtype=dtype)
+    def make(host: str = "auto", dtype: torch.dtype = torch.float32, *, arch: str = "gpt2"):
+        return LensModel.from_pretrained(tiny_folder(arch), host=host, dtype=dtype)
 
     return make
 

@@ -67,13 +67,13 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
         w_out[at] = rows
         finite = bool(rows.isfinite().all())
         if bool(shift.any()):
-            if arch.b_out is None:
+            bias = _bias(hf_model, arch.b_out.format(layer=layer))
+            if bias is None:
                 Undo(tuple(kept)).restore()
                 raise ToxmemError(
                     f"law {deletion.law!r} shifts activations, and {arch.model_type}'s MLP has no output bias to "
-                    "hold that: use zero or scale"
+                    "hold that: use the law zero or scale, or a checkpoint with mlp_bias = true"
                 )
-            bias: Tensor = hf_model.get_parameter(arch.b_out.format(layer=layer)).data
             added = shift.to(w_out.device, torch.float64) @ before.double()
             kept.append((bias, None, bias.clone()))
             bias.copy_((bias.double() + added).to(bias.dtype))
@@ -84,6 +84,12 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
                 f"baking layer {layer} gives values that are not finite: check the deletion"
             )
     return Undo(tuple(kept))
+
+
+def _bias(hf_model: Any, name: str) -> Tensor | None:
+    """The live output bias; gated models as a rule have none."""
+    found = dict(hf_model.named_parameters()).get(name)
+    return None if found is None else found.data
 
 
 def _rows(hf_model: Any, name: str, rows_are_neurons: bool) -> Tensor:

@@ -1,10 +1,11 @@
 """Where things are: the only file with TransformerLens hook names and Hugging Face parameter names.
 
 Everything else speaks of a site, a layer and a neuron. Adding an architecture is adding a row to
-`ARCHITECTURES` (and a tiny test model).
+`ARCHITECTURES`, one to `model/hooked_config.py` (and a tiny test model).
 
 The GPT-2 MLP: `pre = x W_in + b_in`, `a = gelu(pre)`, `y = a W_out + b_out` with `W_out [d_mlp, d_model]`,
-so neuron `i` of a layer is column `i` of `W_in`, entry `i` of `a` and row `i` of `W_out`.
+so neuron `i` of a layer is column `i` of `W_in`, entry `i` of `a` and row `i` of `W_out`. A gated MLP (Llama) has
+`a = silu(x W_gate) * (x W_in)` and, as a rule, no biases; `W_out` is the same.
 """
 
 from dataclasses import dataclass
@@ -41,27 +42,63 @@ class Architecture:
         model_type: the key of `config.json`.
         hf_class: the class that TransformerLens calls `original_architecture`.
         w_out: name of the MLP's output matrix, with `{layer}`.
-        b_out: name of the MLP's output bias, or None where there is none.
+        b_out: name of the MLP's output bias; some configurations of gated models have none.
         rows_are_neurons: True where the stored matrix is [d_mlp, d_model] (a Conv1D), False where it
             is the transpose (an nn.Linear).
+        rotary: name of the module that makes rotary position embeddings, which blocks are called with; None where
+            positions are added to the embeddings.
     """
 
     model_type: str
     hf_class: str
     w_out: str
-    b_out: str | None
+    b_out: str
     rows_are_neurons: bool
+    rotary: str | None
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "gpt2": Architecture(
+def _gated(model_type: str, hf_class: str) -> Architecture:
+    mlp = "model.layers.{layer}.mlp.down_proj"
+    return Architecture(
+        model_type=model_type,
+        hf_class=hf_class,
+        w_out=f"{mlp}.weight",
+        b_out=f"{mlp}.bias",
+        rows_are_neurons=False,
+        rotary="model.rotary_emb",
+    )
+
+
+_ROWS = (
+    Architecture(
         model_type="gpt2",
         hf_class="GPT2LMHeadModel",
         w_out="transformer.h.{layer}.mlp.c_proj.weight",
         b_out="transformer.h.{layer}.mlp.c_proj.bias",
         rows_are_neurons=True,
+        rotary=None,
     ),
-}
+    Architecture(
+        model_type="gpt_neo",
+        hf_class="GPTNeoForCausalLM",
+        w_out="transformer.h.{layer}.mlp.c_proj.weight",
+        b_out="transformer.h.{layer}.mlp.c_proj.bias",
+        rows_are_neurons=False,
+        rotary=None,
+    ),
+    Architecture(
+        model_type="gpt_neox",
+        hf_class="GPTNeoXForCausalLM",
+        w_out="gpt_neox.layers.{layer}.mlp.dense_4h_to_h.weight",
+        b_out="gpt_neox.layers.{layer}.mlp.dense_4h_to_h.bias",
+        rows_are_neurons=False,
+        rotary="gpt_neox.rotary_emb",
+    ),
+    _gated("llama", "LlamaForCausalLM"),
+    _gated("qwen2", "Qwen2ForCausalLM"),
+    _gated("mistral", "MistralForCausalLM"),
+)
+ARCHITECTURES: dict[str, Architecture] = {row.model_type: row for row in _ROWS}
 
 
 def architecture(model_type: str, *, where: str) -> Architecture:

@@ -1,5 +1,8 @@
 """TransformerBridge (TransformerLens 3.9 and 4.x) with raw weights as a host.
 
+Attention masks are made here, four-dimensional, and positions are passed: then padding, rotary embeddings and
+resuming are the same in every architecture. transformers leaves a mask of that shape as it is.
+
 The Bridge wraps the modules of a Hugging Face model in place; that object can no longer be saved, so
 `clean_hf` builds a fresh one around the same tensors.
 """
@@ -12,6 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.sites import architecture
+
 
 class BridgeHost:
     """Forward, resume and decode on a TransformerBridge."""
@@ -23,6 +29,11 @@ class BridgeHost:
         self.n_layers: int = raw.cfg.n_layers
         # A property that is rebuilt at each access on 3.9: keep it.
         self.points: dict[str, Any] = dict(raw.hook_dict)
+        wrapped = raw.original_model
+        rotary = architecture(wrapped.config.model_type, where="the Bridge's model").rotary
+        self._rotary = None if rotary is None else wrapped.get_submodule(rotary)
+        self._window = _window(wrapped.config)
+        self._dtype: torch.dtype = next(raw.parameters()).dtype
 
     @classmethod
     def from_hf(cls, hf: PreTrainedModel) -> "BridgeHost":
@@ -38,7 +49,12 @@ class BridgeHost:
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], keep: int | None
     ) -> Float[Tensor, "batch kept d_vocab"]:
         """Logits of the last `keep` positions (all for None)."""
-        logits: Tensor = self.raw(tokens, attention_mask=mask, logits_to_keep=keep or 0)
+        logits: Tensor = self.raw(
+            tokens,
+            attention_mask=self._mask4(mask, tokens.shape[1]),
+            position_ids=_positions(mask),
+            logits_to_keep=keep or 0,
+        )
         return logits
 
     def resume(
@@ -52,9 +68,12 @@ class BridgeHost:
 
         The Bridge's own `start_at_layer` is missing on 3.9 and runs every block on 4.x.
         """
-        mask4 = _causal_mask(mask, resid.dtype)
+        mask4 = self._mask4(mask, resid.shape[1])
+        options: dict[str, Any] = {}
+        if self._rotary is not None:
+            options["position_embeddings"] = self._rotary(resid, _positions(mask))
         for block in self.raw.blocks[layer:]:
-            out = block(resid, attention_mask=mask4)
+            out = block(resid, attention_mask=mask4, **options)
             resid = out[0] if isinstance(out, tuple) else out
         kept = resid if keep is None else resid[:, -keep:]
         logits: Tensor = self.raw.unembed(self.raw.ln_final(kept))
@@ -65,9 +84,14 @@ class BridgeHost:
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Decode `new` tokens after those in `cache`: logits of the last one, and the cache grown."""
         past = {} if cache is None else {"past_key_values": cache}
+        mask4 = self._mask4(mask, new.shape[1])
+        if self._window is not None:  # the cache forgets what no later token looks back at
+            n_past = min(mask.shape[1] - new.shape[1], self._window - 1)
+            mask4 = mask4[..., -(n_past + new.shape[1]) :]
         logits, cache = self.raw(
             new,
-            attention_mask=mask,  # the Bridge wants the mask of all tokens
+            attention_mask=mask4,
+            position_ids=_positions(mask)[:, -new.shape[1] :],
             use_cache=True,
             return_type="logits_and_cache",
             logits_to_keep=1,
@@ -75,33 +99,71 @@ class BridgeHost:
         )
         return logits[:, -1], cache
 
+    def _mask4(
+        self, mask: Int[Tensor, "batch pos"], n_new: int
+    ) -> Float[Tensor, "batch 1 new pos"]:
+        """The additive attention mask of the last `n_new` tokens: causal, within the window, blind to padding."""
+        pos = mask.shape[1]
+        causal = torch.ones(pos, pos, dtype=torch.bool, device=mask.device).tril()
+        if self._window is not None:
+            causal &= ~causal.tril(-self._window)
+        seen = causal[None, None, -n_new:] & mask[:, None, None, :].bool()
+        # transformers takes some softmaxes in float32, where float64's lowest number is minus infinity and a row
+        # that sees nothing (padding) would become NaN.
+        dtype = torch.float32 if self._dtype == torch.float64 else self._dtype
+        lowest = torch.finfo(dtype).min
+        return torch.zeros(seen.shape, dtype=self._dtype, device=mask.device).masked_fill(
+            ~seen, lowest
+        )
+
     def clean_hf(self) -> PreTrainedModel:
         """A Hugging Face model around the very same tensors, fit to be edited and saved."""
         wrapped = self.raw.original_model
-        state = {
-            key.replace("._original_component", ""): value
-            for key, value in wrapped.state_dict(keep_vars=True).items()
-        }
+        state = {_plain(key): v for key, v in wrapped.state_dict(keep_vars=True).items()}
         config = copy.deepcopy(wrapped.config)
         config.output_attentions = (
             False  # the Bridge's own loader sets it; it is not the checkpoint's
         )
+        config._attn_implementation = None  # transformers' own choice again, not the Bridge's
         with torch.device("meta"):
             clean: Any = type(wrapped)(config)
         clean.load_state_dict(
             {key: state[key] for key in clean.state_dict()}, assign=True, strict=True
         )
         clean.tie_weights()
+        # Buffers that no checkpoint carries (rotary frequencies, causal masks) are still on the meta device.
+        buffers = {_plain(name): value for name, value in wrapped.named_buffers()}
+        for name, value in list(clean.named_buffers()):
+            if value.is_meta:
+                parent, _, leaf = name.rpartition(".")
+                clean.get_submodule(parent).register_buffer(leaf, buffers[name], persistent=False)
         model: PreTrainedModel = clean.eval()
         return model
 
 
-def _causal_mask(
-    mask: Int[Tensor, "batch pos"], dtype: torch.dtype
-) -> Float[Tensor, "batch 1 pos pos"]:
-    """The additive attention mask: causal, and blind to padding."""
-    pos = mask.shape[1]
-    causal = torch.ones(pos, pos, dtype=torch.bool, device=mask.device).tril()
-    seen = causal[None, None] & mask[:, None, None, :].bool()
-    blank = torch.zeros(seen.shape, dtype=dtype, device=mask.device)
-    return blank.masked_fill(~seen, torch.finfo(dtype).min)
+def _plain(key: str) -> str:
+    """A name inside the wrapped model as the checkpoint has it."""
+    return key.replace("._original_component", "")
+
+
+def _positions(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Positions that begin at 0 with each row's first real token."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _window(config: Any) -> int | None:
+    """Tokens that attention looks back at, in every layer; None for all of them.
+
+    GPT-Neo's local layers are no matter of the mask: they bring their own.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window: int | None = getattr(config, "sliding_window", None)
+    if config.model_type not in ("mistral", "qwen2") or window is None:
+        return None
+    if kinds == {"full_attention"}:
+        return None
+    if len(kinds) > 1:
+        raise ToxmemError(
+            "layers with sliding and with full attention in one model are not supported"
+        )
+    return window

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.hooked_config import hooked_config, hooked_weights
 
 
 class HookedHost:
@@ -28,50 +29,27 @@ class HookedHost:
 
     @classmethod
     def from_hf(cls, hf: PreTrainedModel) -> "HookedHost":
-        """Wrap a Hugging Face GPT-2 without copying a weight.
+        """Wrap a Hugging Face model without copying a weight.
 
         Raises:
-            ToxmemError: if the installed TransformerLens has no HookedTransformer (4.0 and later).
+            ToxmemError: if the installed TransformerLens has no HookedTransformer (4.0 and later), or the model has
+                something that HookedTransformer has not.
         """
         try:
             from transformer_lens import HookedTransformer
-            from transformer_lens.config import HookedTransformerConfig
-            from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
         except ImportError:
             raise ToxmemError(
                 'this TransformerLens has no HookedTransformer: pip install "tl-toxmem[hooked]", '
                 "or use the host 'bridge'"
             ) from None
-        c: Any = hf.config
-        embedding: Any = hf.get_input_embeddings().weight
-        cfg = HookedTransformerConfig(
-            d_model=c.n_embd,
-            d_head=c.n_embd // c.n_head,
-            n_heads=c.n_head,
-            d_mlp=c.n_inner or 4 * c.n_embd,
-            n_layers=c.n_layer,
-            n_ctx=c.n_positions,
-            eps=c.layer_norm_epsilon,
-            d_vocab=c.vocab_size,
-            act_fn=c.activation_function,
-            scale_attn_by_inverse_layer_idx=c.scale_attn_by_inverse_layer_idx,
-            normalization_type="LN",
-            original_architecture="GPT2LMHeadModel",
-            model_name="gpt2",
-            init_weights=False,
-            device=str(embedding.device),
-            dtype=embedding.dtype,
-        )
-        state = convert_gpt2_weights(hf, cfg)
-        state["unembed.b_U"] = torch.zeros(
-            c.vocab_size, dtype=embedding.dtype, device=embedding.device
-        )
+        cfg = hooked_config(hf)
+        state = hooked_weights(hf, cfg)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             raw = HookedTransformer(cfg, None, move_to_device=False)
-        _fill_buffers(raw, embedding.device)
+        _fill_buffers(raw)
         loaded = raw.load_state_dict(state, strict=False, assign=True)
-        missing = [k for k in loaded.missing_keys if not k.endswith((".mask", ".IGNORE"))]
+        missing = [k for k in loaded.missing_keys if not k.endswith(_BUFFERS)]
         if missing or loaded.unexpected_keys:
             raise RuntimeError(
                 f"weight conversion: missing {missing}, left {loaded.unexpected_keys}"
@@ -127,8 +105,19 @@ class HookedHost:
         return self.unembed(resid, 1)[:, -1], cache
 
 
-def _fill_buffers(raw: Any, device: torch.device) -> None:
+_BUFFERS = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
+
+
+def _fill_buffers(raw: Any) -> None:
     """Give the buffers that no checkpoint carries real storage in place of the meta device's."""
+    cfg, device = raw.cfg, raw.cfg.device
     for block in raw.blocks:
-        block.attn.mask = torch.empty((0, 0), dtype=torch.bool, device=device)
-        block.attn.IGNORE = torch.tensor(-torch.inf, device=device)
+        attn = block.attn
+        attn.mask = torch.empty((0, 0), dtype=torch.bool, device=device)
+        attn.IGNORE = torch.tensor(-torch.inf, device=device)
+        if cfg.positional_embedding_type == "rotary":
+            size = min(cfg.n_ctx, attn.ROTARY_INITIAL_CACHE_SIZE)
+            sin, cos = attn.calculate_sin_cos_rotary(
+                cfg.rotary_dim, size, base=cfg.rotary_base, dtype=cfg.dtype
+            )
+            attn.rotary_sin, attn.rotary_cos = sin.to(device), cos.to(device)
