@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from tiny import GATED
 
 pytestmark = pytest.mark.host
 # Two orders of summation of the same numbers; the edits themselves move log-probabilities by about 1.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+SINGLE = 1e-5  # architectures of which transformers takes parts in float32 whatever the precision
 ROUNDED_WEIGHTS = (
     1e-6  # seen in float64: rows that are scaled or shifted are rounded once to float32
 )
@@ -36,11 +38,14 @@ def log_probs(model, tokens, mask):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("law", LAWS)
-def test_hooks_baked_exported_reloaded_agree(load, host, law, dtype, tmp_path):
+def test_hooks_baked_exported_reloaded_agree(load, host, arch, law, dtype, tmp_path):
     from tl_toxmem import LensModel, bake, export_checkpoint
     from tl_toxmem.model import plain_log_probs
 
-    model = load(host, dtype)
+    if arch in GATED and law in ("mean", "composed"):
+        pytest.skip("a shift needs an output bias, see test_a_shift_without_a_bias_is_refused")
+    tolerance = TOLERANCE[dtype] if arch == "gpt2" else SINGLE
+    model = load(host, dtype, arch=arch)
     deletion = make(law, model)
     tokens, mask = model.pad([model.encode(text) for text in TEXTS])
     base = log_probs(model, tokens, mask)
@@ -60,14 +65,32 @@ def test_hooks_baked_exported_reloaded_agree(load, host, law, dtype, tmp_path):
     assert torch.equal(log_probs(model, tokens, mask), base), "export changed the model"
     again = LensModel.from_pretrained(tmp_path / "out", host=host, dtype=dtype)
     reloaded = log_probs(again, tokens, mask)
+    # The edit may not add to what the two implementations differ by without it.
+    rounding = float((plain_log_probs(hf, tokens, mask)[mask.bool()] - base).abs().max())
     for other in (baked, reloaded):
-        assert (other - hooked).abs().max() <= TOLERANCE[dtype]
+        assert (other - hooked).abs().max() <= max(tolerance, 2 * rounding)
     assert exported.certificate.passed
     assert exported.certificate.precision == "float64"
     exact = dtype == torch.float64 or law == "zero"
     limit = TOLERANCE[torch.float64] if exact else ROUNDED_WEIGHTS
+    if arch != "gpt2":
+        limit = SINGLE
     assert exported.certificate.max_abs_logprob_gap <= limit
     assert exported.certificate.greedy_identical == (len(TEXTS), len(TEXTS))
+
+
+@pytest.mark.parametrize("arch", GATED)
+def test_a_shift_without_a_bias_is_refused_and_nothing_is_changed(load, host, arch, tmp_path):
+    from tl_toxmem import ToxmemError, export_checkpoint
+
+    model = load(host, arch=arch)
+    tokens, mask = model.pad([model.encode(text) for text in TEXTS])
+    base = log_probs(model, tokens, mask)
+    message = f"{arch}'s MLP has no output bias to hold that: use the law zero or scale"
+    with pytest.raises(ToxmemError, match=message):
+        export_checkpoint(model, make("mean", model), tmp_path / "out", prompts=TEXTS)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(log_probs(model, tokens, mask), base)
 
 
 def test_the_composition_is_the_two_laws_in_turn(load, host):
