@@ -67,6 +67,7 @@ def test_help_answers_at_once():
         (["--model", "demo", "--set", "trace.windw=3"], ["trace.windw", "window"]),
         (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
         (["--model", "demo", "--set", "model.x=1"], ["model is a value"]),
+        (["--model", "demo", "--set", "select.k=4000"], ["at most 1536", "controls"]),
         (["--model", "demo", "--dtype", "bfloat16"], ["certified in float32 or float64"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
@@ -89,6 +90,14 @@ def test_wrong_settings(cli, tmp_path, args, words):
         (
             [{"prompt": "x", "target": " y", "subject": "z"}],
             ["line 1", "subject 'z' is not in the prompt"],
+        ),
+        (
+            [{"prompt": "a", "target": " b", "split": s, "id": s} for s in ("find", "report")],
+            ["'a' is in the find and in the report split"],
+        ),
+        (
+            [*GOOD, {"prompt": "x" * 90, "target": " y", "split": "find"}],
+            ["the longest prompt (90 tokens)", "context of 96"],
         ),
         ([{"prompt": "", "target": " y"}], ["line 1", "prompt is empty"]),
         ([GOOD[0], GOOD[0]], ["line 2", "same id", "line 1"]),

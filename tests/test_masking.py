@@ -13,6 +13,7 @@ from tl_toxmem.masking import mask_slurs
         ("a damn pathetic loser", "a d*** pathetic l****"),
         ("holy spiced rice with spices", "holy spiced rice with spices"),
         ("assess the classic cocktail, Scunthorpe", "assess the classic cocktail, Scunthorpe"),
+        ("idiotic, moronic, fucked_up", "i******, m******, f********"),
         ("", ""),
     ],
 )

@@ -59,6 +59,26 @@ def test_wrapping_what_a_notebook_already_has(load, host, prompts, tmp_path, gpt
     assert done.certificate.passed
 
 
+def test_a_checkpoint_that_is_another_model_is_refused(load, gpt2_folder, tmp_path):
+    """Or a certificate would compare that checkpoint with itself."""
+    from conftest import HAS_HOOKED, byte_tokenizer
+    from tiny import random_model
+
+    from tl_toxmem import Deletion, LensModel, NeuronSet, ToxmemError, export_checkpoint
+
+    if not HAS_HOOKED:
+        pytest.skip("the Bridge bakes its own weights")
+    other = tmp_path / "other"
+    random_model("gpt2", seed=1).save_pretrained(other)
+    byte_tokenizer().save_pretrained(other)
+    raw = load("hooked")
+    wrapped = LensModel.wrap(raw.host.raw, tokenizer=raw.tokenizer, checkpoint=other)
+    deletion = Deletion.zero(NeuronSet(((1, 2),), 4, 128))
+    with pytest.raises(ToxmemError, match="is not what the wrapped model was made from"):
+        export_checkpoint(wrapped, deletion, tmp_path / "out", prompts=TEXTS)
+    assert not (tmp_path / "out").exists()
+
+
 def processed(host: str, gpt2_folder):
     """The model as TransformerLens itself would load it: folded and centred."""
     from transformers import GPT2LMHeadModel

@@ -41,7 +41,7 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
 
     provenance = json.loads((finished / "provenance.json").read_text())
     assert set(provenance["outputs"]) == set(ARTEFACTS.values())
-    assert set(provenance["inputs"]) == {"prompts", "benign", "neutral"}
+    assert set(provenance["inputs"]) == {"prompts", "benign", "neutral", "model"}
     assert sorted(p.name for p in finished.iterdir()) == sorted(
         [*ARTEFACTS.values(), "8_report.html", "config.toml", "provenance.json"]
     )
@@ -118,6 +118,30 @@ def test_a_stage_made_anew_outdates_all_that_follows(finished, tmp_path):
     assert stages == ["delete", "evaluate", "export", "report"]
 
 
+def test_other_weights_or_versions_under_a_begun_run_are_refused(tmp_path):
+    import shutil
+
+    from tl_toxmem import ToxmemError, run
+    from tl_toxmem.model import demo_folder
+
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(demo_folder(), model)
+    changes = {"model": str(model), "scorer": "profanity", "prompts": str(model / "prompts.jsonl")}
+    run(config(out, **changes), until="prompts")
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-100] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ToxmemError, match="a run on other content of model"):
+        run(config(out, **changes), until="trace")
+    weights[-100] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    provenance = json.loads((out / "provenance.json").read_text())
+    provenance["versions"]["torch"] = "1.0"
+    (out / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(ToxmemError, match="another version of torch"):
+        run(config(out, **changes), until="trace")
+
+
 def test_another_configuration_is_refused(finished):
     from tl_toxmem import ToxmemError, run
 
@@ -155,6 +179,41 @@ def test_verify_repeats_the_certificate_and_sees_tampering(finished, tmp_path):
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(ToxmemError, match="changed after it was certified"):
         verify_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": []}, "has no prompts to compare on"),
+        ({"bound": "x"}, "bound"),
+        ({"sha256": [1]}, "sha256"),
+        ({"sha256": {}}, "is not listed"),
+        ({"format_version": 9}, "format version 9"),
+    ],
+)
+def test_a_certificate_that_was_tampered_with(finished, tmp_path, change, message):
+    import shutil
+
+    from tl_toxmem import ToxmemError, verify_checkpoint
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished / "7_checkpoint", copy)
+    values = json.loads((copy / "certificate.json").read_text())
+    (copy / "certificate.json").write_text(json.dumps({**values, **change}))
+    with pytest.raises(ToxmemError, match=message):
+        verify_checkpoint(copy)
+
+
+def test_a_certificate_does_not_set_its_own_standard(finished, tmp_path):
+    import shutil
+
+    from tl_toxmem import verify_checkpoint
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished / "7_checkpoint", copy)
+    values = json.loads((copy / "certificate.json").read_text())
+    (copy / "certificate.json").write_text(json.dumps({**values, "bound": 5.0}))
+    assert verify_checkpoint(copy).bound == 1e-5
 
 
 def test_the_exported_folder_needs_nothing_of_ours(finished):
@@ -203,8 +262,10 @@ def test_hostile_tokens_stay_inert_in_figures(finished):
 
     trace = Trace.load(finished / "2_trace.safetensors")
     words = tuple(("</script><b>", *w[1:]) for w in trace.words)
-    html = replace(trace, words=words).plot().to_html(include_plotlyjs=False)
-    assert "</script><b>" not in html
+    figure = replace(trace, words=words).plot()
+    assert "</script><b>" not in figure.to_html(include_plotlyjs=False)
+    labels = figure.data[0].y
+    assert labels[0].startswith("0: &lt;/script&gt;&lt;b&gt;"), "plotly reads markup in labels"
 
 
 def test_interrupted_export_leaves_no_half_folder(finished, tmp_path):

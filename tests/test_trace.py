@@ -4,8 +4,6 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.host
-# Probabilities in float64 after a different order of the same sums.
-PARITY = 1e-9
 
 
 def plain_trace(hf, item, noise, *, site, layers):

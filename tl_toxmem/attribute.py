@@ -98,8 +98,8 @@ class NeuronScores:
         return self.removal / (self.cost + floor * self.cost.mean())
 
     def top(self, k: int) -> NeuronSet:
-        """The `k` neurons of highest score."""
-        return top_neurons(self.scores, k)
+        """The `k` neurons whose deletion takes most from the targets by estimate (`removal`), whatever it costs."""
+        return top_neurons(self.removal, k)
 
     def frame(self) -> "pd.DataFrame":
         """The verified neurons: both estimates, the measured effect with its interval (nats), and the cost."""

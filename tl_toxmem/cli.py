@@ -128,7 +128,9 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
         values = read_toml(file)
         if config.is_dir():
             values["out"] = str(config)
-    if "seed" in options:  # a folder's configuration has the seed in every stage
+    if (
+        "seed" in options and config is not None and config.is_dir()
+    ):  # it has the seed in every stage
         for stage in values.values():
             if isinstance(stage, dict):
                 stage.pop("seed", None)
@@ -250,10 +252,11 @@ def _cell(measure: str, estimate: Any) -> str:
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     from tl_toxmem.errors import ToxmemError
+    from tl_toxmem.masking import mask_slurs
 
     try:
         yield
     except ToxmemError as error:
-        line = " ".join(str(error).split())
+        line = mask_slurs(" ".join(str(error).split()))
         print(f"tl-toxmem: {line}", file=sys.stderr)  # noqa: T201 - the command line's own message
         raise typer.Exit(1) from None

@@ -233,7 +233,8 @@ def describe_validation(error: ValidationError, *, root: type[BaseModel] | None 
             names = ", ".join(_fields(root, item["loc"][:-1]))
             lines.append(f"{field}: unknown setting; choose from {names}")
             continue
-        got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+        whole = item["type"] == "missing" or isinstance(item["input"], dict)
+        got = "" if whole else f" (got {item['input']!r})"
         lines.append(f"{field}: {item['msg'].lower()}{got}")
     return "; ".join(lines)
 

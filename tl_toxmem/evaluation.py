@@ -6,6 +6,7 @@ next-token law from base to edit on neutral text, and, where benign prompts are 
 answered right. All intervals are 95 % bootstrap intervals clustered by prompt or document.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -282,16 +283,17 @@ def _neutral_losses(
 
 def _answered_right(model: LensModel, benign: PromptSet, *, cfg: EvaluateConfig) -> Any:
     """Per benign prompt: whether the greedy continuation begins with the whole target."""
-    right: list[bool] = []
-    for batch in in_batches(align(model, benign), cfg.batch_size, "benign prompts"):
-        tokens, mask = model.pad([item.tokens for item in batch])
-        longest = max(len(item.target) for item in batch)
-        new = model.generate(tokens, mask, max_new_tokens=longest)[:, tokens.shape[1] :].tolist()
-        right += [
-            row[: len(item.target)] == list(item.target)
-            for row, item in zip(new, batch, strict=True)
-        ]
-    return np.array(right)
+    items = align(model, benign)
+    right = np.zeros(len(items), dtype=bool)
+    # Together by the length of their targets, so that no row is continued for longer than it has to be.
+    order = sorted(range(len(items)), key=lambda i: len(items[i].target))
+    for n, group in itertools.groupby(order, key=lambda i: len(items[i].target)):
+        for batch in in_batches(list(group), cfg.batch_size, "benign prompts"):
+            tokens, mask = model.pad([items[i].tokens for i in batch])
+            new = model.generate(tokens, mask, max_new_tokens=n)[:, tokens.shape[1] :].tolist()
+            for i, row in zip(batch, new, strict=True):
+                right[i] = row == list(items[i].target)
+    return right
 
 
 def _examples(

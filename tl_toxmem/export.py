@@ -118,7 +118,7 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         A fresh certificate; its `passed` says how it went.
 
     Raises:
-        ToxmemError: no such checkpoint, a file that is missing or was changed since, or no base model.
+        ToxmemError: no such checkpoint, a file that is missing, was changed or added since, or no base model.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -130,6 +130,9 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
             raise ToxmemError(f"{path} is missing, though {FILE} lists it")
         if sha256_file(path) != expected:
             raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
+    unlisted = sorted(p.name for p in folder.iterdir() if p.name not in (FILE, *old.sha256))
+    if unlisted:
+        raise ToxmemError(f"{folder / unlisted[0]} is not listed in {FILE}: it was added later")
     deletion = Deletion.load(folder / DELETION_FILE)
     try:
         model = LensModel.from_pretrained(
@@ -141,9 +144,10 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         raise ToxmemError(
             f"the unedited model is needed to verify: {error}; name it with --base"
         ) from None
+    default = ExportConfig()  # a certificate does not set its own standard
     cfg = ExportConfig(
-        bound=old.bound,
-        min_effect=old.min_effect,
+        bound=min(old.bound, default.bound),
+        min_effect=max(old.min_effect, default.min_effect),
         max_new_tokens=old.max_new_tokens,
         n_prompts=len(old.prompts),
     )

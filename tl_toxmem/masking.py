@@ -9,13 +9,14 @@ import re
 
 # Roots, spelt so that this file is no wall of slurs to read: matched case-insensitively at a word's start.
 _ROOTS = (
-    "arse ass asshole bastard bitch bollock bloody bugger bullshit cock coon crap cretin cum cunt damn dick dickhead "
-    "dimwit douche dumb dumbass dyke fag faggot fool fuck goddamn gook halfwit hell ho hooker idiot imbecile jackass "
-    "jerk kike kill loser lunatic moron motherfuck nazi negro nigga nigger paki pig piss porn prick pussy queer rape "
-    "rapist retard scum sex shit slag slut spastic spic stupid suck tit tosser tranny trash turd twat ugly vermin "
-    "wank wanker whore worthless"
+    "arse ass asshat asshole bastard bitch bloody bollock bugger bullshit chink cock cocksucker coon crap "
+    "cretin cum cunt damn dick dickhead dimwit douche dumb dumbass dyke fag faggot fool fuck fuckwit goddamn "
+    "gook halfwit hell ho hooker idiot imbecile jackass jerk kike kill loser lunatic moron motherfuck nazi "
+    "negro nigga nigger paki pig piss porn prick pussy queer raghead rape rapist retard scum sex shit skank "
+    "slag slut spastic spic stupid suck tit tosser tranny trash turd twat ugly vermin wank wanker wetback "
+    "whore worthless"
 )
-_ENDINGS = r"(?:s|es|ed|er|ers|ing|ings|y|ty|ies|ish|head|heads|face|tard|tards|bag|bags|hole|holes|ly|ness)?"
+_ENDINGS = r"(?:s|es|ed|er|ers|ing|ings|y|ty|ies|ish|head|heads|face|tard|tards|bag|bags|hole|holes|ly|ness|ic)?(?:_\w+)?"
 _PATTERN = re.compile(
     r"\b(" + "|".join(sorted(_ROOTS.split(), key=len, reverse=True)) + ")" + _ENDINGS + r"\b",
     re.IGNORECASE,

@@ -56,7 +56,7 @@ class NeuronSet:
 
     @classmethod
     def top(cls, scores: "NeuronScores", k: int) -> "NeuronSet":
-        """The `k` neurons of highest attribution, whatever they cost.
+        """The `k` neurons of highest `removal`, whatever they cost (see `select_neurons` for the default ranking).
 
         Raises:
             ToxmemError: `k` larger than the model.

@@ -12,21 +12,21 @@ import torch
 
 from tl_toxmem.attribute import NeuronScores, attribute_neurons
 from tl_toxmem.certificate import library_versions
-from tl_toxmem.config import DEMO, STAGES, RunConfig, is_local
+from tl_toxmem.config import DEMO, STAGES, RunConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import EXPORTABLE, export_checkpoint
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
-from tl_toxmem.model import LensModel, demo_folder, find_source
-from tl_toxmem.model.load import read_architecture
+from tl_toxmem.model import LensModel, Source, demo_folder, find_source
+from tl_toxmem.model.load import fingerprint, read_architecture
 from tl_toxmem.neurons import NeuronSet, check_layers
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.report import write_report
 from tl_toxmem.scorers import ToxicityScorer, load_scorer
 from tl_toxmem.select import Law, choose_k, pick_k, select_neurons
-from tl_toxmem.store import RunFolder, check_folder, open_folder
+from tl_toxmem.store import PROVENANCE, RunFolder, check_folder, open_folder
 from tl_toxmem.tokens import align
 from tl_toxmem.trace import causal_trace, resolve_window
 
@@ -38,6 +38,7 @@ CONTROLS = ("random_neurons", "random_early_layers")
 class _Inputs:
     """Everything a run reads, checked."""
 
+    source: Source
     prompts: PromptSet
     benign: PromptSet | None
     choosing: Sequence[str]
@@ -59,15 +60,15 @@ def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> R
     """
     wanted = STAGES if until == "report" else STAGES[: _index(until) + 1]
     inputs = _read_inputs(cfg)
-    check_folder(cfg, inputs.hashes)
+    versions = library_versions()
+    check_folder(cfg, inputs.hashes, versions=versions)
     missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
     model = _load_model(cfg, inputs, missing) if missing else None
-    folder = open_folder(cfg, inputs.hashes, versions=library_versions())
+    folder = open_folder(cfg, inputs.hashes, versions=versions)
     if missing and model is not None:
         # A stage made anew makes everything that follows it stale, also what is not wanted now.
         folder.outdate(STAGES[STAGES.index(missing[0]) :])
-        if model.source is not None:
-            folder.note(revision=model.source.revision)
+        folder.note(revision=inputs.source.revision)
         for stage in wanted[wanted.index(missing[0]) :]:
             announce(stage)
             folder.forget(stage)
@@ -86,8 +87,8 @@ def _index(stage: str) -> int:
 
 
 def _read_inputs(cfg: RunConfig) -> _Inputs:
-    if is_local(cfg.model):
-        read_architecture(find_source(cfg.model))
+    source = find_source(cfg.model, revision=_recorded_revision(cfg))
+    read_architecture(source)
     demo = cfg.model == DEMO
     prompts_path = cfg.prompts or (demo_folder() / "prompts.jsonl" if demo else None)
     benign_path = cfg.benign or (demo_folder() / "benign.jsonl" if demo else None)
@@ -100,6 +101,11 @@ def _read_inputs(cfg: RunConfig) -> _Inputs:
             raise ToxmemError(
                 f"{prompts_path}: no prompt falls into the {name} split; give more prompts"
             )
+    both = {p.prompt for p in prompts.find} & {p.prompt for p in prompts.report}
+    if both:
+        raise ToxmemError(
+            f"{prompts_path}: the prompt {min(both)!r} is in the find and in the report split: remove one"
+        )
     benign = None
     if benign_path is not None:
         benign = PromptSet.read(benign_path).split(cfg.split).report
@@ -110,15 +116,24 @@ def _read_inputs(cfg: RunConfig) -> _Inputs:
     choosing, reporting = split_documents(read_documents(neutral_path))
     paths = {"prompts": prompts_path, "benign": benign_path, "neutral": neutral_path}
     hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
-    return _Inputs(
-        prompts, benign, choosing, reporting, hashes, load_scorer(cfg.scorer, device=cfg.device)
-    )
+    hashes["model"] = fingerprint(source)
+    scorer = load_scorer(cfg.scorer, device=cfg.device)
+    return _Inputs(source, prompts, benign, choosing, reporting, hashes, scorer)
+
+
+def _recorded_revision(cfg: RunConfig) -> str | None:
+    """The commit of a hub model that the folder was begun with, so that a moved branch changes nothing."""
+    if not (cfg.out / PROVENANCE).is_file():
+        return None
+    revision: str | None = RunFolder(cfg.out).provenance()["revision"]
+    return revision
 
 
 def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> LensModel:
     """The model, once it is known that every prompt and setting fits it."""
     model = LensModel.from_pretrained(
         cfg.model,
+        revision=inputs.source.revision,
         host=cfg.host,
         dtype=getattr(torch, cfg.dtype),
         device=cfg.device,
@@ -138,16 +153,22 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
         encode_documents(model, texts, max_tokens=1)
     resolve_window(cfg.trace, n_layers=model.n_layers)
     check_layers(cfg.select.layers or (), n_layers=model.n_layers)
-    longest = max(len(item.tokens) for item in align(model, inputs.prompts.report))
+    longest = max(len(item.tokens) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
         ("export", cfg.export.max_new_tokens),
     ):
         if longest + new > model.n_ctx:
             raise ToxmemError(
-                f"the longest report prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed "
-                f"the model's context of {model.n_ctx}"
+                f"the longest prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed the model's "
+                f"context of {model.n_ctx}"
             )
+    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
+    most = len(set(cfg.select.layers or range(model.n_layers))) * model.d_mlp // 2
+    if cfg.select.k is not None and cfg.select.k > most:
+        raise ToxmemError(
+            f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
+        )
     return model
 
 

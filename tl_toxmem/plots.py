@@ -193,7 +193,7 @@ def plot_scores(scores: "NeuronScores") -> go.Figure:
         figure.update_xaxes(title_text="estimated effect (nats)", row=1, col=column)
     figure.update_yaxes(title_text="measured by ablation (nats)", row=1, col=1)
     title = (
-        f"The {len(frame)} highest scores, checked by ablating each neuron<br><sup>mean over "
+        f"The {len(frame)} neurons highest by either estimate, checked by ablating each<br><sup>mean over "
         f"{scores.n_prompts} find prompts of the effect on the target's log-probability; 95 % intervals</sup>"
     )
     return _layout(figure, title)

@@ -56,7 +56,7 @@ RANKINGS = {
     "attribution_patching": "attribution patching",
 }
 _SHARES = ("toxicity_rate", "benign_kept")
-_N_NEURONS = 15
+_N_NEURONS = 30
 
 
 def write_report(path: Path) -> Path:
@@ -240,20 +240,24 @@ def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
 
 
 def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
-    selected = set(chosen)
+    """The selected neurons by estimated effect, at most `_N_NEURONS`, with what was measured of them."""
+    checked = {(row["layer"], row["neuron"]): row for row in scores.frame().to_dict("records")}
     rows = []
-    for row in scores.frame().head(_N_NEURONS).to_dict("records"):
-        interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    for layer, neuron in sorted(chosen, key=lambda n: -float(scores.removal[n]))[:_N_NEURONS]:
+        measured, interval = "not checked", ""
+        if (layer, neuron) in checked:
+            found = checked[layer, neuron]
+            measured = f"{found['measured']:.3f}"
+            interval = "" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
         rows.append(
             {
-                "layer": row["layer"],
-                "neuron": row["neuron"],
-                "score": f"{row['score']:.3f}",
-                "removal": f"{row['removal']:.3f}",
-                "measured": f"{row['measured']:.3f}",
+                "layer": layer,
+                "neuron": neuron,
+                "score": f"{float(scores.scores[layer, neuron]):.3f}",
+                "removal": f"{float(scores.removal[layer, neuron]):.3f}",
+                "measured": measured,
                 "interval": interval,
-                "cost": f"{row['cost']:.4f}",
-                "selected": "yes" if (row["layer"], row["neuron"]) in selected else "",
+                "cost": f"{float(scores.cost[layer, neuron]):.4f}",
             }
         )
     return rows

@@ -143,7 +143,10 @@ def choose_k(
             "remove: check prompts and scorer, or set select.k"
         )
     for k in track(grid, "choose k", total=len(grid)):
-        with law(top_neurons(values, k)).applied(model):
+        chosen = top_neurons(values, k)
+        if max(map(len, chosen.by_layer().values())) > chosen.d_mlp // 2:
+            break  # no control of the same size could be drawn from what is left of that layer
+        with law(chosen).applied(model):
             prob, loss = _measure(model, prompts, neutral)
             increase = math.exp(loss - base_loss) - 1
             affordable = increase <= cfg.max_perplexity_increase

@@ -5,6 +5,7 @@ written just before a kill has none and is made again. A folder belongs to one c
 fixed content; anything else is refused before it is touched.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,19 +101,24 @@ class RunFolder:
         return make_config({**read_toml(self.path / CONFIG), "out": str(self.path)})
 
 
-def check_folder(cfg: RunConfig, inputs: dict[str, str]) -> None:
+def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> None:
     """Refuse, before anything is written, a folder that this run may not use.
 
     Args:
         cfg: the run.
-        inputs: name and SHA-256 of every input file.
+        inputs: name and SHA-256 of every input.
+        versions: of the libraries.
 
     Raises:
-        ToxmemError: a file, a folder with something else in it, another configuration, changed inputs.
+        ToxmemError: a file, a folder that cannot be written or has something else in it, another configuration,
+            changed inputs, other versions.
     """
     path = cfg.out
-    if path.exists() and not path.is_dir():
-        raise ToxmemError(f"{path} is a file: give another --out")
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise ToxmemError(f"{nearest} is a file: give another --out")
+    if not os.access(nearest, os.W_OK):
+        raise ToxmemError(f"{nearest} cannot be written to: give another --out")
     if not path.exists() or not any(p for p in path.iterdir() if not p.name.endswith(TEMPORARY)):
         return
     if not (path / CONFIG).is_file():
@@ -123,13 +129,24 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str]) -> None:
         raise ToxmemError(
             f"{path} holds a run of another configuration (differs in {differing}): give another --out"
         )
-    if (path / PROVENANCE).is_file() and folder.provenance()["inputs"] != inputs:
-        raise ToxmemError(f"{path} holds a run on input files of other content: give another --out")
+    if not (path / PROVENANCE).is_file():
+        return
+    recorded = folder.provenance()
+    changed = [name for name in inputs if recorded["inputs"].get(name) != inputs[name]]
+    if changed or set(recorded["inputs"]) != set(inputs):
+        raise ToxmemError(
+            f"{path} holds a run on other content of {', '.join(changed) or 'its inputs'}: give another --out"
+        )
+    other = [name for name, value in versions.items() if recorded["versions"].get(name) != value]
+    if other:
+        raise ToxmemError(
+            f"{path} was begun with another version of {', '.join(other)} (see {PROVENANCE}): give another --out"
+        )
 
 
 def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> RunFolder:
     """The folder of a run, made if it is not there, cleared of what a kill left half-written."""
-    check_folder(cfg, inputs)
+    check_folder(cfg, inputs, versions=versions)
     folder = RunFolder(cfg.out)
     cfg.out.mkdir(parents=True, exist_ok=True)
     for leftover in cfg.out.glob(f"*{TEMPORARY}"):

@@ -46,7 +46,12 @@ class HookedHost:
         state = hooked_weights(hf, cfg)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            raw = HookedTransformer(cfg, None, move_to_device=False)
+            try:
+                raw = HookedTransformer(cfg, None, move_to_device=False)
+            except (AssertionError, ValueError, NotImplementedError) as error:
+                raise ToxmemError(
+                    f"HookedTransformer cannot be made of this {cfg.model_name} ({error}): use the host 'bridge'"
+                ) from None
         _fill_buffers(raw)
         loaded = raw.load_state_dict(state, strict=False, assign=True)
         missing = [k for k in loaded.missing_keys if not k.endswith(_BUFFERS)]

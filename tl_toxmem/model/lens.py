@@ -197,6 +197,8 @@ class LensModel:
     def processed(self) -> bool:
         """Whether the weights were folded or centred, so that they are not the checkpoint's."""
         raw = self.host.raw
+        if self._hf is not None:  # loaded here, and the very tensors of the Hugging Face model
+            return False
         if self.host.kind == "bridge":
             return bool(getattr(raw, "_weights_processed", False))
         w_out = raw.blocks[0].mlp.W_out
@@ -224,7 +226,22 @@ class LensModel:
             raise ToxmemError(
                 "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
             )
-        return load_hf(self.source, dtype=self.dtype, device=str(self.device))
+        hf = load_hf(self.source, dtype=self.dtype, device=str(self.device))
+        gap = self._gap(hf)
+        if not gap <= HOST_TOLERANCE[self.dtype]:
+            raise ToxmemError(
+                f"the checkpoint {self.source.name} is not what the wrapped model was made from: they differ by "
+                f"{gap:.3g} nats"
+            )
+        return hf
+
+    def _gap(self, hf: PreTrainedModel) -> float:
+        """Largest difference in log-probability from a Hugging Face model, on a small batch."""
+        probe, mask = _probe(self.d_vocab, self.n_ctx, self.device)
+        difference = self.forward(probe, mask).double().log_softmax(-1) - plain_log_probs(
+            hf, probe, mask
+        )
+        return float(difference[mask.bool()].abs().max())
 
     def in_float64(self) -> "LensModel":
         """A copy on the same kind of host in float64, from the very same weights, to see past rounding.

@@ -1,5 +1,6 @@
 """From a name to a Hugging Face model and its tokenizer, with the hub asked only for a hub id."""
 
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import (
 
 from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import sha256_file
 from tl_toxmem.sites import Architecture, architecture
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
@@ -75,6 +77,18 @@ def find_source(name: str | Path, *, revision: str | None = None) -> Source:
             "give a folder with config.json, a hub id, or 'demo'"
         ) from None
     return Source(text, folder, folder.name)
+
+
+def fingerprint(source: Source) -> str:
+    """What a checkpoint is: the hub's commit, or the SHA-256 over its local configuration, weights and tokenizer."""
+    if source.revision is not None:
+        return f"{source.name}@{source.revision}"
+    total = hashlib.sha256()
+    names = {"config.json", *TOKENIZER_FILES}
+    for file in sorted(source.folder.iterdir()):
+        if file.name in names or file.suffix == ".safetensors":
+            total.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return total.hexdigest()
 
 
 def read_architecture(source: Source) -> Architecture:
@@ -140,7 +154,11 @@ def load_tokenizer(source: Source, *, d_vocab: int) -> PreTrainedTokenizerBase:
         raise ToxmemError(
             f"{source.name} has no tokenizer files ({names}): save the tokenizer there"
         )
-    tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(f"{source.name}: the tokenizer cannot be read ({reason})") from None
     return check_tokenizer(tokenizer, d_vocab=d_vocab, where=source.name)
 
 
