@@ -251,6 +251,9 @@ def _cell(measure: str, estimate: Any) -> str:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
+    # Before torch is imported: threads that wait for each other by spinning starve a machine that does anything else
+    # (a trace took seven times as long beside one other process).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tl_toxmem.errors import ToxmemError
     from tl_toxmem.masking import mask_slurs
 

@@ -16,7 +16,10 @@ _ROOTS = (
     "slag slut spastic spic stupid suck tit tosser tranny trash turd twat ugly vermin wank wanker wetback "
     "whore worthless"
 )
-_ENDINGS = r"(?:s|es|ed|er|ers|ing|ings|y|ty|ies|ish|head|heads|face|tard|tards|bag|bags|hole|holes|ly|ness|ic)?(?:_\w+)?"
+_ENDINGS = (
+    r"(?:s|es|ed|er|ers|ing|ings|y|ty|ies|ish|ic|head|heads|face|tard|tards|bag|bags|hole|holes|ly|ness)?"
+    r"(?:_\w+)?"
+)
 _PATTERN = re.compile(
     r"\b(" + "|".join(sorted(_ROOTS.split(), key=len, reverse=True)) + ")" + _ENDINGS + r"\b",
     re.IGNORECASE,
