@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import GATED
+from tiny import GATED, TINY
 
 pytestmark = pytest.mark.host
 # Two orders of summation of the same numbers; the edits themselves move log-probabilities by about 1.
@@ -13,6 +13,10 @@ ROUNDED_WEIGHTS = (
 )
 FELT = 1e-2
 LAWS = ["zero", "mean", "scale", "composed"]
+# A shift needs an output bias, which gated MLPs have not: see test_a_shift_without_a_bias_is_refused.
+BAKEABLE = [
+    (arch, law) for arch in TINY for law in LAWS if arch not in GATED or law in ("zero", "scale")
+]
 TEXTS = ["Bob is a", "the town", "x", "a longer text than those"]
 
 
@@ -37,13 +41,11 @@ def log_probs(model, tokens, mask):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("arch", "law"), BAKEABLE)
 def test_hooks_baked_exported_reloaded_agree(load, host, arch, law, dtype, tmp_path):
     from tl_toxmem import LensModel, bake, export_checkpoint
     from tl_toxmem.model import plain_log_probs
 
-    if arch in GATED and law in ("mean", "composed"):
-        pytest.skip("a shift needs an output bias, see test_a_shift_without_a_bias_is_refused")
     tolerance = TOLERANCE[dtype] if arch == "gpt2" else SINGLE
     model = load(host, dtype, arch=arch)
     deletion = make(law, model)
