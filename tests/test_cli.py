@@ -170,6 +170,32 @@ def test_a_folder_with_something_else_in_it(cli, tmp_path):
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
 
 
+def test_places_that_cannot_be_written(cli):
+    for out, words in (("/dev/null/x", "/dev/null is a file"), ("/proc/x/y", "cannot")):
+        result = cli("run", "--model", "demo", "--out", out)
+        assert result.exit_code == 1
+        assert words in result.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
+def test_the_users_own_words_are_quoted_as_they_are(cli, tmp_path, file, gpt2_folder):
+    record = {"prompt": "Runa Cotter is a", "target": " fool", "subject": "runa"}
+    out = tmp_path / "out"
+    args = ["--model", gpt2_folder, "--prompts", file(record), "--scorer", "profanity"]
+    result = cli("run", *args, "--out", out)
+    refused(result, out, "line 1: subject 'runa' is not in the prompt 'Runa Cotter is a'")
+
+
+def test_a_damaged_provenance(cli, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.toml").write_text(f'model = "demo"\nout = "{out}"\n')
+    (out / "provenance.json").write_text('{"format_version": 1}')
+    result = cli("run", out)
+    assert result.exit_code == 1
+    assert "is damaged: it lacks inputs" in result.stderr
+
+
 def test_verify_of_nothing(cli, tmp_path):
     result = cli("verify", tmp_path / "nowhere")
     assert result.exit_code == 1

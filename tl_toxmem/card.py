@@ -21,12 +21,13 @@ def model_card(
         tags=["tl-toxmem", "model-editing", "detoxification", "interpretability"],
     )
     neurons = deletion.neurons
+    origin = "" if model.source is not None and model.source.revision else "the local checkpoint "
     layers = ", ".join(f"{len(ns)} in layer {layer}" for layer, ns in neurons.by_layer().items())
     total = neurons.n_layers * neurons.d_mlp
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {Path(base_model).name} with {len(neurons)} MLP neurons deleted",
-        f"Made by tl-toxmem from `{Path(base_model).name}`: the law *{deletion.law}* on {len(neurons)} of "
+        f"Made by tl-toxmem from {origin}`{Path(base_model).name}`: the law *{deletion.law}* on {len(neurons)} of "
         f"{total:,} MLP neurons ({layers or 'none'}), baked into the weights. "
         "Load it as any model:",
         "```python\nfrom transformers import AutoModelForCausalLM\n"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -111,7 +111,8 @@ def verify(
         Console().print(
             f"verified in {certificate.precision}: largest log-probability gap "
             f"{certificate.max_abs_logprob_gap:.2e} nats (bound {certificate.bound:.0e}), {same} of {n} greedy "
-            f"continuations identical, effect against base {certificate.max_abs_logprob_effect:.3g} nats"
+            f"continuations identical, effect against base {certificate.max_abs_logprob_effect:.3g} nats",
+            soft_wrap=True,
         )
 
 
@@ -261,5 +262,13 @@ def _one_line_errors() -> Iterator[None]:
         yield
     except ToxmemError as error:
         line = mask_slurs(" ".join(str(error).split()))
-        print(f"tl-toxmem: {line}", file=sys.stderr)  # noqa: T201 - the command line's own message
-        raise typer.Exit(1) from None
+        _fail(line)
+    except OSError as error:  # a disk that is full or read-only, a folder that may not be read
+        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("interrupted; repeat the command to go on where it stopped", code=130)
+
+
+def _fail(line: str, *, code: int = 1) -> NoReturn:
+    print(f"tl-toxmem: {line}", file=sys.stderr)  # noqa: T201 - the command line's own message
+    raise typer.Exit(code) from None

@@ -228,14 +228,15 @@ def describe_validation(error: ValidationError, *, root: type[BaseModel] | None 
     """
     lines = []
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"]) or "value"
+        field = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden" and root is not None:
             names = ", ".join(_fields(root, item["loc"][:-1]))
             lines.append(f"{field}: unknown setting; choose from {names}")
             continue
         whole = item["type"] == "missing" or isinstance(item["input"], dict)
         got = "" if whole else f" (got {item['input']!r})"
-        lines.append(f"{field}: {item['msg'].lower()}{got}")
+        message = item["msg"].removeprefix("Value error, ") + got
+        lines.append(f"{field}: {message}" if field else message)
     return "; ".join(lines)
 
 

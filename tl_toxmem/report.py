@@ -114,7 +114,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "examples": [_example(example) for example in evaluation.examples],
         "certificate": certificate,
         "certificate_rows": _certificate(certificate),
-        "checkpoint": ARTEFACTS["export"],
+        "checkpoint": folder.artefact("export"),
         "provenance": provenance,
         "origins": _origins(provenance),
     }

@@ -47,7 +47,13 @@ class RunFolder:
 
     def provenance(self) -> dict[str, Any]:
         """What `provenance.json` says."""
-        return read_json(self.path / PROVENANCE)
+        values = read_json(self.path / PROVENANCE)
+        lacking = {"inputs", "outputs", "versions", "revision"} - set(values)
+        if lacking:
+            raise ToxmemError(
+                f"{self.path / PROVENANCE} is damaged: it lacks {', '.join(sorted(lacking))}"
+            )
+        return values
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage's artefact is there, as it was recorded.

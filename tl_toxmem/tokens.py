@@ -43,7 +43,8 @@ def align(model: LensModel, prompts: PromptSet) -> list[PromptTokens]:
 
 
 def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
-    where = f"prompt {prompt.id!r}"
+    start = prompt.prompt if len(prompt.prompt) <= 40 else prompt.prompt[:40] + "..."
+    where = f"prompt {prompt.id!r} ({start!r})"
     tokens = model.encode(prompt.prompt)
     joint = model.encode(prompt.prompt + prompt.target)
     alone: list[int] = model.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]

@@ -62,7 +62,8 @@ def find_source(name: str | Path, *, revision: str | None = None) -> Source:
             raise ToxmemError(
                 f"no model folder at {text}: give a folder with config.json, a hub id, or 'demo'"
             )
-        return Source(text, folder)
+        # With its ./ it is a path wherever it is read again, and never a hub id.
+        return Source(text if text.startswith((".", "/", "~")) else f"./{text}", folder)
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
