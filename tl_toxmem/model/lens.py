@@ -130,25 +130,32 @@ class LensModel:
         probe, mask = _probe(d_vocab, int(hf.config.max_position_embeddings), hf.device)
         expected = plain_log_probs(hf, probe, mask)
         kind = _pick_host(host)
-        made: Host = HookedHost.from_hf(hf) if kind == "hooked" else BridgeHost.from_hf(hf)
-        model = cls(
-            made,
-            tokenizer,
-            arch=arch,
-            source=source,
-            hf=hf if kind == "hooked" else None,
-            prepend_bos=prepend_bos,
+        model = cls._on(
+            kind, hf, tokenizer=tokenizer, arch=arch, source=source, prepend_bos=prepend_bos
         )
-        gap = float(
-            (model.forward(probe, mask).double().log_softmax(-1) - expected)[mask.bool()]
-            .abs()
-            .max()
-        )
+        gap = model._gap(expected)
         if not gap <= HOST_TOLERANCE[dtype]:
             raise ToxmemError(
                 f"{source.name} on host {kind!r} differs from transformers by {gap:.3g} nats"
             )
         return model
+
+    @classmethod
+    def _on(
+        cls,
+        kind: Literal["hooked", "bridge"],
+        hf: PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        arch: Architecture,
+        source: Source | None,
+        prepend_bos: bool,
+    ) -> "LensModel":
+        """A Hugging Face model on a host; only HookedTransformer leaves `hf` itself fit to be saved."""
+        hooked = kind == "hooked"
+        host: Host = HookedHost.from_hf(hf) if hooked else BridgeHost.from_hf(hf)
+        kept = hf if hooked else None
+        return cls(host, tokenizer, arch=arch, source=source, hf=kept, prepend_bos=prepend_bos)
 
     @classmethod
     def wrap(
@@ -227,7 +234,8 @@ class LensModel:
                 "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
             )
         hf = load_hf(self.source, dtype=self.dtype, device=str(self.device))
-        gap = self._gap(hf)
+        probe, mask = _probe(self.d_vocab, self.n_ctx, self.device)
+        gap = self._gap(plain_log_probs(hf, probe, mask))
         if not gap <= HOST_TOLERANCE[self.dtype]:
             raise ToxmemError(
                 f"the checkpoint {self.source.name} is not what the wrapped model was made from: they differ by "
@@ -235,13 +243,11 @@ class LensModel:
             )
         return hf
 
-    def _gap(self, hf: PreTrainedModel) -> float:
-        """Largest difference in log-probability from a Hugging Face model, on a small batch."""
+    def _gap(self, expected: Float[Tensor, "batch pos d_vocab"]) -> float:
+        """Largest difference from what plain transformers said of the probe, in nats."""
         probe, mask = _probe(self.d_vocab, self.n_ctx, self.device)
-        difference = self.forward(probe, mask).double().log_softmax(-1) - plain_log_probs(
-            hf, probe, mask
-        )
-        return float(difference[mask.bool()].abs().max())
+        found = self.forward(probe, mask).double().log_softmax(-1)
+        return float((found - expected)[mask.bool()].abs().max())
 
     def in_float64(self) -> "LensModel":
         """A copy on the same kind of host in float64, from the very same weights, to see past rounding.
@@ -250,15 +256,12 @@ class LensModel:
             ToxmemError: see `clean_hf`.
         """
         hf = copy.deepcopy(self.clean_hf()).double()
-        host: Host = (
-            HookedHost.from_hf(hf) if self.host.kind == "hooked" else BridgeHost.from_hf(hf)
-        )
-        return LensModel(
-            host,
-            self.tokenizer,
+        return LensModel._on(
+            self.host.kind,
+            hf,
+            tokenizer=self.tokenizer,
             arch=self.arch,
             source=self.source,
-            hf=hf if self.host.kind == "hooked" else None,
             prepend_bos=self.prepend_bos,
         )
 
