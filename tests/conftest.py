@@ -50,17 +50,17 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """`tiny_folder(arch)`: a checkpoint of an architecture, made once."""
+    """`tiny_folder(arch, stored)`: a checkpoint of an architecture in a precision, made once."""
 
-    def make(arch: str) -> Path:
-        if arch not in made:
+    def make(arch: str, stored: torch.dtype = torch.float32) -> Path:
+        if (arch, stored) not in made:
             folder = tmp_path_factory.mktemp(arch)
-            random_model(arch).save_pretrained(folder)
+            random_model(arch).to(stored).save_pretrained(folder)
             byte_tokenizer().save_pretrained(folder)
-            made[arch] = folder
-        return made[arch]
+            made[arch, stored] = folder
+        return made[arch, stored]
 
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, torch.dtype], Path] = {}
     return make
 
 
@@ -82,6 +82,21 @@ def load(tiny_folder):
     def make(host: str = "auto", dtype: torch.dtype = torch.float32, *, arch: str = "gpt2"):
         return LensModel.from_pretrained(tiny_folder(arch), host=host, dtype=dtype)
 
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared(tiny_folder):
+    """`shared(host, dtype, arch)`: a tiny model, loaded once; for tests that leave it as it was."""
+    from tl_toxmem import LensModel
+
+    def make(host: str, dtype: torch.dtype, arch: str):
+        if (host, dtype, arch) not in made:
+            folder = tiny_folder(arch)
+            made[host, dtype, arch] = LensModel.from_pretrained(folder, host=host, dtype=dtype)
+        return made[host, dtype, arch]
+
+    made: dict[tuple, LensModel] = {}
     return make
 
 

@@ -25,6 +25,8 @@ _PLACES = {
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
     "bake": "baking",
+    "bake_checkpoint": "filebake",
+    "revert_checkpoint": "filebake",
     "export_checkpoint": "export",
     "verify_checkpoint": "export",
     "run": "pipeline",
@@ -48,6 +50,8 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "Evaluation",
     "evaluate",
     "bake",
+    "bake_checkpoint",
+    "revert_checkpoint",
     "export_checkpoint",
     "verify_checkpoint",
     "run",
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from tl_toxmem.errors import ToxmemError
     from tl_toxmem.evaluation import Evaluation, evaluate
     from tl_toxmem.export import export_checkpoint, verify_checkpoint
+    from tl_toxmem.filebake import bake_checkpoint, revert_checkpoint
     from tl_toxmem.model import LensModel
     from tl_toxmem.neurons import NeuronSet
     from tl_toxmem.pipeline import run

@@ -1,98 +1,252 @@
 """The deletion law in Hugging Face weights.
 
-`(s a + t) W + b = a (s W) + (b + t W)`: rows of the output matrix are scaled, the bias takes what the shift
-says, computed from the rows as they were. Originals of everything overwritten are kept, so that undoing puts
-the very same bits back and never inverts arithmetic.
+    a_i -> s_i a_i + t_i       row i of W times s_i;  b + t W, with the W of before
+    y   -> y + (a U) V + c     W + U V;  b + c
+    pre_i -> g_i pre_i         column i of W_pre and entry i of b_pre times g_i
+
+Each changed value is computed in float64 on the CPU, whatever the device, and rounded once to the checkpoint's own
+precision. Only what changes is written; the originals are kept, so that undoing puts the very same bits back and
+never inverts arithmetic.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tl_toxmem.deletion import Deletion
+from tl_toxmem.base import Base, precision_name, tensor_sha256
+from tl_toxmem.deletion import Deletion, LayerLaw
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.sites import architecture
+from tl_toxmem.sites import Architecture, architecture
+
+Read = Callable[[str], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """New values of one tensor: those of `neurons`, one row each, or all of it for None."""
+
+    name: str
+    neurons: Tensor | None
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a change overwrote in a live parameter."""
+
+    name: str
+    parameter: Tensor
+    neurons: Tensor | None
+    values: Tensor
 
 
 @dataclass(frozen=True)
 class Undo:
-    """What baking overwrote: (parameter, rows or None for all of it, original values)."""
+    """What baking overwrote."""
 
-    kept: tuple[tuple[Tensor, Tensor | None, Tensor], ...]
+    kept: tuple[Kept, ...]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put every original back, bit for bit."""
-        for parameter, rows, original in self.kept:
-            if rows is None:
-                parameter.copy_(original)
-            else:
-                parameter[rows] = original
+        for kept in self.kept:
+            put(kept.parameter, kept.neurons, kept.values)
 
 
 @torch.no_grad()
-def bake(hf_model: PreTrainedModel, deletion: Deletion) -> Undo:
+def bake(hf_model: PreTrainedModel, deletion: Deletion, *, force: bool = False) -> Undo:
     """Edit the weights in place.
 
     Args:
         hf_model: raw weights of a supported architecture; not one that a Bridge has wrapped.
         deletion: made for a model of this shape.
+        force: bake also into another model than the deletion says that it was made for.
 
     Returns:
         What `Undo.restore` needs to give back the original bits.
 
     Raises:
-        ToxmemError: another shape, a shift where the MLP has no bias, or a result that is not finite; the
+        ToxmemError: another shape or model, a shift where the MLP has no bias, or a result that is not finite; the
             model is unchanged then.
     """
     arch = architecture(hf_model.config.model_type, where="the model to bake")
-    n_layers = int(hf_model.config.num_hidden_layers)
-    weights = [
-        _rows(hf_model, arch.w_out.format(layer=layer), arch.rows_are_neurons)
-        for layer in range(n_layers)
-    ]
-    deletion.check_fits(n_layers, weights[0].shape[0])
-    kept: list[tuple[Tensor, Tensor | None, Tensor]] = []
-    for layer, (neurons, gain, shift) in deletion.by_layer().items():
-        w_out = weights[layer]
-        at = neurons.to(w_out.device)
-        before = w_out[at].clone()
-        # Computed wide and rounded once to the checkpoint's own precision.
-        wide = torch.promote_types(w_out.dtype, torch.float32)
-        rows = (before.to(wide) * gain.to(w_out.device, wide)[:, None]).to(w_out.dtype)
-        kept.append((w_out, at, before))
-        w_out[at] = rows
-        finite = bool(rows.isfinite().all())
-        if bool(shift.any()):
-            bias = _bias(hf_model, arch.b_out.format(layer=layer))
-            if bias is None:
-                Undo(tuple(kept)).restore()
-                raise ToxmemError(
-                    f"law {deletion.law!r} shifts activations, and {arch.model_type}'s MLP has no output bias to "
-                    "hold that: use the law zero or scale, or a checkpoint with mlp_bias = true"
-                )
-            added = shift.to(w_out.device, torch.float64) @ before.double()
-            kept.append((bias, None, bias.clone()))
-            bias.copy_((bias.double() + added).to(bias.dtype))
-            finite = finite and bool(bias.isfinite().all())
-        if not finite:
-            Undo(tuple(kept)).restore()
-            raise ToxmemError(
-                f"baking layer {layer} gives values that are not finite: check the deletion"
-            )
+    parameters = {name: p.data for name, p in hf_model.named_parameters()}
+    read = parameters.get
+    check_model(deletion, arch, read, n_layers=int(hf_model.config.num_hidden_layers))
+    check_base(deletion, arch, read, where="the model to bake", force=force)
+    kept: list[Kept] = []
+    try:
+        for layer, law in deletion.by_layer().items():
+            # All of a layer's changes are computed from its tensors as they were.
+            for change in list(changes(law, arch, layer, read, called=deletion.law)):
+                view = neurons_first(arch, change.name, parameters[change.name])
+                original = take(view, change.neurons).clone()
+                kept.append(Kept(change.name, view, change.neurons, original))
+                put(view, change.neurons, change.values)
+    except ToxmemError:
+        Undo(tuple(kept)).restore()
+        raise
     return Undo(tuple(kept))
 
 
-def _bias(hf_model: Any, name: str) -> Tensor | None:
-    """The live output bias; gated models as a rule have none."""
-    found = dict(hf_model.named_parameters()).get(name)
-    return None if found is None else found.data
+def check_base(
+    deletion: Deletion, arch: Architecture, read: Read, *, where: str, force: bool
+) -> bool:
+    """Refuse another model than the deletion was made for, unless forced; whether it had to be forced.
+
+    Raises:
+        ToxmemError: see `Base.check`.
+    """
+    if deletion.base is None:
+        return False
+    try:
+        deletion.base.check(read, architecture=arch.model_type, where=where)
+    except ToxmemError:
+        if not force:
+            raise
+        return True
+    return False
 
 
-def _rows(hf_model: Any, name: str, rows_are_neurons: bool) -> Tensor:
-    """The live output matrix as [d_mlp, d_model]; a view, so writing to it edits the model."""
-    weight: Tensor = hf_model.get_parameter(name).data
-    return weight if rows_are_neurons else weight.T
+def check_model(deletion: Deletion, arch: Architecture, read: Read, *, n_layers: int) -> None:
+    """Refuse a model of another shape.
+
+    Raises:
+        ToxmemError: see `Deletion.check_fits`.
+    """
+    w_out = neurons_first(arch, arch.w_out.format(layer=0), _present(read, arch.w_out, 0))
+    deletion.check_fits(n_layers, *w_out.shape)
+
+
+def touched(deletion: Deletion, arch: Architecture, read: Read) -> list[str]:
+    """The names of the tensors that a deletion changes.
+
+    Raises:
+        ToxmemError: a shift where the MLP has no output bias.
+    """
+    laws = deletion.by_layer().items()
+    called = deletion.law
+    return [n for layer, law in laws for n in _names(law, arch, layer, read, called=called)]
+
+
+def base_of(
+    deletion: Deletion, arch: Architecture, read: Read, *, name: str, revision: str | None
+) -> Base:
+    """The model at hand as the one that a deletion is for."""
+    tensors = {}
+    for tensor_name in touched(deletion, arch, read):
+        tensor = _present(read, tensor_name)
+        tensors[tensor_name] = (precision_name(tensor.dtype), tensor_sha256(tensor))
+    return Base(name, revision, arch.model_type, tensors)
+
+
+def changes(
+    law: LayerLaw, arch: Architecture, layer: int, read: Read, *, called: str
+) -> Iterator[Change]:
+    """What a law changes in a layer's tensors.
+
+    Raises:
+        ToxmemError: a shift where the MLP has no output bias, or a result that is not finite.
+    """
+    w_name, b_name = arch.w_out.format(layer=layer), arch.b_out.format(layer=layer)
+    names = _names(law, arch, layer, read, called=called)
+    if w_name in names or b_name in names:
+        w_out = neurons_first(arch, w_name, _present(read, w_name))
+        rows = _output_rows(law)
+        if w_name in names:
+            before = w_out[rows.to(w_out.device)].cpu().double()
+            place = torch.isin(law.neurons, rows)
+            after = law.gain[place, None] * before
+            if law.low_rank is not None:
+                after = after + law.low_rank.U[rows] @ law.low_rank.V
+            yield _change(w_name, rows, after, w_out, called)
+        if b_name in names:
+            bias = _present(read, b_name)
+            moved = law.shift != 0
+            shifted = w_out[law.neurons[moved].to(w_out.device)].cpu().double()
+            after = bias.cpu().double() + law.shift[moved] @ shifted
+            if law.low_rank is not None:
+                after = after + law.low_rank.constant
+            yield _change(b_name, None, after, bias, called)
+    moved = law.pre_gain != 1
+    for name in (arch.w_pre.format(layer=layer), arch.b_pre.format(layer=layer)):
+        if name in names:
+            tensor = neurons_first(arch, name, _present(read, name))
+            at, gain = law.neurons[moved], law.pre_gain[moved]
+            before = tensor[at.to(tensor.device)].cpu().double()
+            after = gain.reshape(-1, *[1] * (before.ndim - 1)) * before
+            yield _change(name, at, after, tensor, called)
+
+
+def neurons_first(arch: Architecture, name: str, tensor: Tensor) -> Tensor:
+    """A view of an MLP matrix with one row per neuron, so that writing to it edits the tensor; biases as they are."""
+    is_out = name.endswith(_stem(arch.w_out))
+    is_pre = name.endswith(_stem(arch.w_pre))
+    across = (is_out and not arch.rows_are_neurons) or (is_pre and arch.rows_are_neurons)
+    return tensor.T if across else tensor
+
+
+def take(tensor: Tensor, neurons: Tensor | None) -> Tensor:
+    """The rows of `neurons` of a tensor with neurons first; all of it for None."""
+    return tensor if neurons is None else tensor[neurons.to(tensor.device)]
+
+
+def put(tensor: Tensor, neurons: Tensor | None, values: Tensor) -> None:
+    """Write values into a tensor with neurons first; all of it for None."""
+    if neurons is None:
+        tensor.copy_(values)
+    else:
+        tensor[neurons.to(tensor.device)] = values.to(tensor.device)
+
+
+def _stem(pattern: str) -> str:
+    return pattern.partition("{layer}")[2]
+
+
+def _names(law: LayerLaw, arch: Architecture, layer: int, read: Read, *, called: str) -> list[str]:
+    """Tensors of a layer that a law changes."""
+    names = []
+    if len(_output_rows(law)):
+        names.append(arch.w_out)
+    shifts = bool((law.shift != 0).any())
+    if shifts or (law.low_rank is not None and bool((law.low_rank.constant != 0).any())):
+        if read(arch.b_out.format(layer=layer)) is None:
+            raise ToxmemError(
+                f"law {called!r} shifts activations, and {arch.model_type}'s MLP has no output bias to "
+                "hold that: use the law zero or scale, or a checkpoint with mlp_bias = true"
+            )
+        names.append(arch.b_out)
+    if bool((law.pre_gain != 1).any()):
+        names.append(arch.w_pre)
+        if read(arch.b_pre.format(layer=layer)) is not None:  # gated MLPs have none, as a rule
+            names.append(arch.b_pre)
+    return [name.format(layer=layer) for name in names]
+
+
+def _output_rows(law: LayerLaw) -> Tensor:
+    """Neurons whose row of W changes."""
+    changed = law.gain != 1
+    if law.low_rank is not None:
+        changed = changed | (law.low_rank.U[law.neurons] != 0).any(1)
+    return law.neurons[changed]
+
+
+def _present(read: Read, pattern: str, layer: int = 0) -> Tensor:
+    tensor = read(pattern.format(layer=layer))
+    if tensor is None:
+        raise ToxmemError(f"the checkpoint has no tensor {pattern.format(layer=layer)}")
+    return tensor
+
+
+def _change(name: str, neurons: Tensor | None, values: Tensor, like: Tensor, called: str) -> Change:
+    """The values rounded to the precision of the tensor that they go into."""
+    rounded = values.to(like.dtype)
+    if not bool(rounded.isfinite().all()):
+        raise ToxmemError(
+            f"baking {called!r} gives values in {name} that are not finite in {precision_name(like.dtype)}: "
+            "check the deletion"
+        )
+    return Change(name, neurons, rounded)

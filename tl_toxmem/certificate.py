@@ -2,39 +2,32 @@
 
 The folder is loaded by plain transformers and compared with base + hooks on held-out prompts: largest gap in
 log-probability, greedy continuations token by token, and the largest change against base, since an equality
-certificate over an edit without effect would prove nothing.
+certificate over an edit without effect would prove nothing. And every tensor in the folder must be, bit for bit, what
+the law makes of the base's.
 
 Rounding is no edit, so it must not decide. A log-probability from float32 logits of size 100 is itself known to
-about 1e-5 only. Models of which two copies fit are therefore also compared in float64, from the same float32
-weights, and that gap decides; larger ones are judged in float32. Where transformers itself computes parts of a model
+about 1e-5 only. Models of which two copies fit are therefore also compared in float64, from the same weights, and
+that gap decides; larger ones are judged in float32. Where transformers itself computes parts of a model
 in float32 (RMSNorm, rotary embeddings), rounding remains even then: so the gap is held against the bound or, where it
 is larger, four times the rounding that is seen between the two implementations of the unedited model. Were that more
 than `MAX_ROUNDING`, it would be no rounding, and nothing is certified.
+
+A checkpoint in bfloat16 or float16 stores the edited weights rounded. How far that alone moves log-probabilities is
+measured (the same law in full precision against the folder), stated, and allowed for; near-ties may then flip a
+greedy token, so that those are counted but do not decide.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tl_toxmem.config import ExportConfig, describe_validation
-from tl_toxmem.deletion import Deletion
+from tl_toxmem.config import describe_validation
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import read_json, sha256_file, write_json
-from tl_toxmem.model import LensModel, plain_log_probs
-from tl_toxmem.progress import in_batches
 
-FILE = "certificate.json"
 MAX_ROUNDING = 1e-3
-_BATCH = 8
-_FITS = 4 * 2**30
-"""Bytes of one float64 copy up to which the comparison is made in float64 too; two copies are held."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,11 @@ class Certificate:
         rounding: the gap of the unedited model on host and plain transformers, in `precision`: what rounding does.
         gap_float32: the gap in float32; None for a model that is in float64 itself.
         rounding_float32: the rounding in float32; None likewise.
+        stored: precision of the edited weights in the folder.
+        storage_rounding: law in `precision` against the folder, nats: what rounding the edited weights does; None
+            where they are stored in 32 or 64 bits.
+        as_computed: whether every tensor in the folder is bit for bit what the law makes of the base's.
+        forced: whether the deletion was made for another model, and its use on this one forced.
         bound: largest gap allowed, nats.
         min_effect: smallest effect that counts, nats.
         passed: whether `problem` finds none.
@@ -69,6 +67,10 @@ class Certificate:
     rounding: float
     gap_float32: float | None
     rounding_float32: float | None
+    stored: str
+    storage_rounding: float | None
+    as_computed: bool
+    forced: bool
     bound: float
     min_effect: float
     passed: bool
@@ -83,7 +85,10 @@ class Certificate:
 
     def problem(self) -> str:
         """Why it did not pass, in one line; empty if it did."""
+        if not self.as_computed:
+            return "weights in the folder are not what the deletion makes of the base model's"
         same, n = self.greedy_identical
+        stored = self.storage_rounding or 0.0
         found = [(self.precision, self.max_abs_logprob_gap, self.rounding)]
         if self.gap_float32 is not None and self.rounding_float32 is not None:
             found.append(("float32", self.gap_float32, self.rounding_float32))
@@ -93,13 +98,13 @@ class Certificate:
                     f"the unedited model itself differs by {rounding:.3g} nats between {self.host} host and "
                     f"transformers in {precision}"
                 )
-            limit = max(self.bound, 4 * rounding)
+            limit = max(self.bound, 4 * rounding) + stored
             if not gap <= limit:
                 return (
                     f"reloaded and hooked model differ by {gap:.3g} nats in {precision}, more than the bound of "
                     f"{limit:.3g}"
                 )
-        if same != n:
+        if same != n and self.storage_rounding is None:
             return f"{n - same} of {n} greedy continuations differ"
         if not self.max_abs_logprob_effect >= self.min_effect:
             return f"the edit has no effect: at most {self.max_abs_logprob_effect:.3g} nats against base"
@@ -107,7 +112,7 @@ class Certificate:
 
     def write(self, folder: Path) -> None:
         """Write `certificate.json`."""
-        write_json(folder / FILE, asdict(self))
+        write_json(folder / CERTIFICATE_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Certificate":
@@ -116,139 +121,36 @@ class Certificate:
         Raises:
             ToxmemError: missing, damaged or of another version.
         """
-        values = read_json(folder / FILE)
+        values = read_json(folder / CERTIFICATE_FILE)
         values.pop("format_version")
         try:
             certificate = TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             reason = describe_validation(error)
-            raise ToxmemError(f"{folder / FILE} is damaged: {reason}") from None
+            raise ToxmemError(f"{folder / CERTIFICATE_FILE} is damaged: {reason}") from None
         if not certificate.prompts:
-            raise ToxmemError(f"{folder / FILE} is damaged: it has no prompts to compare on")
+            raise ToxmemError(
+                f"{folder / CERTIFICATE_FILE} is damaged: it has no prompts to compare on"
+            )
         return certificate
 
 
-def certify(
-    model: LensModel,
-    deletion: Deletion,
-    folder: Path,
-    *,
-    prompts: Sequence[str],
-    base_model: str,
-    cfg: ExportConfig,
-) -> Certificate:
-    """Load `folder` by plain transformers and compare it with `model` under `deletion`'s hooks.
+def check_files(folder: Path, certificate: Certificate) -> None:
+    """Refuse a folder whose files are not those that were certified.
 
-    Args:
-        model: raw weights, in float32 or float64.
-        deletion: the edit.
-        folder: an exported checkpoint.
-        prompts: held-out texts.
-        base_model: what to call the unedited model.
-        cfg: bounds and lengths.
+    Raises:
+        ToxmemError: a file that is missing, was changed, or was added since.
     """
-    found = _compare(model, deletion, folder, prompts=prompts, cfg=cfg)
-    precision, single = "float64", None
-    if model.dtype != torch.float64:
-        precision, single = "float32", found
-        if 8 * sum(p.numel() for p in model.clean_hf().parameters()) <= _FITS:
-            precision = "float64"
-            found = _compare(model.in_float64(), deletion, folder, prompts=prompts, cfg=cfg)
-    source = model.source
-    certificate = Certificate(
-        max_abs_logprob_gap=found.gap,
-        max_abs_logprob_effect=found.effect,
-        greedy_identical=found.greedy,
-        precision=precision,
-        rounding=found.rounding,
-        gap_float32=None if single is None else single.gap,
-        rounding_float32=None if single is None else single.rounding,
-        bound=cfg.bound,
-        min_effect=cfg.min_effect,
-        passed=False,
-        host=model.host.kind,
-        base_model=base_model,
-        base_revision=source.revision if source else None,
-        prepend_bos=model.prepend_bos,
-        prompts=tuple(prompts),
-        max_new_tokens=cfg.max_new_tokens,
-        sha256={p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.name != FILE},
-        versions=library_versions(),
+    for name, expected in certificate.sha256.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise ToxmemError(f"{path} is missing, though {CERTIFICATE_FILE} lists it")
+        if sha256_file(path) != expected:
+            raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
+    unlisted = sorted(
+        p.name for p in folder.iterdir() if p.name not in (CERTIFICATE_FILE, *certificate.sha256)
     )
-    return replace(certificate, passed=not certificate.problem())
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    gap: float
-    rounding: float
-    effect: float
-    greedy: tuple[int, int]
-
-
-def _compare(
-    model: LensModel,
-    deletion: Deletion,
-    folder: Path,
-    *,
-    prompts: Sequence[str],
-    cfg: ExportConfig,
-) -> _Comparison:
-    """The comparison in the model's own precision."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=model.dtype, local_files_only=True
-    )
-    reloaded: PreTrainedModel = loaded.to(model.device).eval()
-    clean = model.clean_hf()
-    gap = rounding = effect = 0.0
-    same = 0
-    rows = [model.encode(text) for text in prompts]
-    for batch in in_batches(rows, _BATCH, "verify"):
-        tokens, mask = model.pad(batch)
-        real = mask.bool()
-        base = _log_probs(model, tokens, mask)
-        with deletion.applied(model):
-            hooked = _log_probs(model, tokens, mask)
-            greedy = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
-        gap = max(gap, _largest(plain_log_probs(reloaded, tokens, mask) - hooked, real))
-        rounding = max(rounding, _largest(plain_log_probs(clean, tokens, mask) - base, real))
-        effect = max(effect, _largest(hooked - base, real))
-        same += _count_same(greedy, _plain_greedy(reloaded, tokens, mask, model, cfg), model.pad_id)
-    return _Comparison(gap, rounding, effect, (same, len(rows)))
-
-
-def _log_probs(model: LensModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    return model.forward(tokens, mask).double().log_softmax(-1)
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that results depend on."""
-    names = ("tl-toxmem", "transformer-lens", "transformers", "torch", "safetensors")
-    return {name: version(name) for name in names}
-
-
-def _largest(difference: Tensor, real: Tensor) -> float:
-    values = difference[real].abs()
-    return float("nan") if bool(values.isnan().any()) else float(values.max())
-
-
-@torch.no_grad()
-def _plain_greedy(
-    reloaded: PreTrainedModel, tokens: Tensor, mask: Tensor, model: LensModel, cfg: ExportConfig
-) -> Tensor:
-    generate: Any = reloaded.generate
-    result: Tensor = generate(
-        tokens,
-        attention_mask=mask,
-        max_new_tokens=cfg.max_new_tokens,
-        do_sample=False,
-        pad_token_id=model.pad_id,
-        eos_token_id=model.tokenizer.eos_token_id,
-    )
-    return result
-
-
-def _count_same(ours: Tensor, theirs: Tensor, pad: int) -> int:
-    width = max(ours.shape[1], theirs.shape[1])
-    grown = [torch.nn.functional.pad(t, (0, width - t.shape[1]), value=pad) for t in (ours, theirs)]
-    return int((grown[0] == grown[1]).all(1).sum())
+    if unlisted:
+        raise ToxmemError(
+            f"{folder / unlisted[0]} is not listed in {CERTIFICATE_FILE}: it was added later"
+        )

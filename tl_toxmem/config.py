@@ -111,10 +111,11 @@ class SelectConfig(_Config):
 class DeleteConfig(_Config):
     """What happens to the selected neurons."""
 
-    law: Literal["zero", "mean", "scale"] = "zero"
-    """Activation to 0, to its mean on neutral text, or times `factor`."""
+    law: Literal["zero", "mean", "scale", "input_gain"] = "zero"
+    """Activation to 0, to its mean on neutral text, or times `factor`; or what goes into the nonlinearity times
+    `factor`."""
     factor: float = 0.0
-    """For the law `scale`."""
+    """For the laws `scale` and `input_gain`."""
 
 
 class EvaluateConfig(_Config):

@@ -1,11 +1,17 @@
-"""The deletion law: `a_i -> s_i a_i + t_i` on chosen MLP neurons, the same at every position and prompt.
+"""The deletion law, the same at every position and for every prompt, as hooks.
 
-Zero is s = 0, t = 0; mean is s = 0, t = the neuron's mean activation; scale is t = 0. One record, two
-interpreters: hooks at `mlp.hook_post` (here) and rows of the output matrix (`baking.py`), which must agree to
-rounding. What depends on position or prompt is an experiment, not a deletion, and has no place here.
+In a layer with `pre = x W_pre + b_pre`, `a = nonlinearity(pre)`, `y = a W + b`, a deletion is
+
+    pre_i -> g_i pre_i            the input gain (for a gated MLP: of the gate)
+    a_i   -> s_i a_i + t_i        zero, mean, scale, dampen
+    y     -> y + (a U) V + c      low rank, with the `a` of before the deletion
+
+on chosen neurons and layers. Laws compose into one of the same form. It has two interpreters, which must agree to
+rounding: hooks (here) and weights (`baking.py`). What depends on position or prompt is an experiment, not a
+deletion, and has no place here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,24 +21,53 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.base import Base
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.model import Hook, HookFn, LensModel
-from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.neurons import NeuronSet, check_layers
 
-KIND = "deletion"
+Gain = float | Float[Tensor, " neuron"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What one layer's output gains: `(a U) V + constant`, float64.
+
+    Attributes:
+        U: [d_mlp, rank].
+        V: [rank, d_model].
+        constant: [d_model]; not zero only where a shift came before.
+    """
+
+    U: Float[Tensor, "d_mlp rank"]
+    V: Float[Tensor, "rank d_model"]
+    constant: Float[Tensor, " d_model"]
+
+
+@dataclass(frozen=True)
+class LayerLaw:
+    """A deletion in one layer: which neurons, and g, s, t in their order; float64."""
+
+    neurons: Int[Tensor, " neuron"]
+    pre_gain: Float[Tensor, " neuron"]
+    gain: Float[Tensor, " neuron"]
+    shift: Float[Tensor, " neuron"]
+    low_rank: LowRank | None
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """A law on neurons.
+    """A law on neurons. Make one by `zero`, `mean`, `scale`, `input_gain` or `low_rank`; compose by `then`.
 
     Attributes:
-        neurons: which; sorted and unique.
+        neurons: all that it touches; sorted and unique.
         gain: [neuron] s, in the order of `neurons`, float64.
         shift: [neuron] t, likewise.
         law: how it was made, for people.
-        provenance: where it came from (base model, run), for people; kept in the file's header.
+        provenance: where it came from (run, host), for people; kept in the file's header.
+        pre_gain: [neuron] g, likewise; None for ones.
+        added: per layer, what is added to the output; every neuron that it reads is among `neurons`.
+        base: the model that it was made for, by its tensors' hashes; None if that was never said.
     """
 
     neurons: NeuronSet
@@ -40,14 +75,23 @@ class Deletion:
     shift: Float[Tensor, " neuron"]
     law: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    pre_gain: Float[Tensor, " neuron"] | None = None
+    added: Mapping[int, LowRank] = field(default_factory=dict)
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         n = len(self.neurons)
-        for name in ("gain", "shift"):
+        if self.pre_gain is None:
+            object.__setattr__(self, "pre_gain", torch.ones(n, dtype=torch.float64))
+        for name in ("gain", "shift", "pre_gain"):
             values = getattr(self, name)
             if values.shape != (n,) or not bool(values.isfinite().all()):
                 raise ToxmemError(f"a deletion of {n} neurons needs {n} finite values of {name}")
-            object.__setattr__(self, name, values.double())
+            object.__setattr__(self, name, values.double().cpu())
+        check_layers(self.added, n_layers=self.neurons.n_layers)
+        object.__setattr__(
+            self, "added", {layer: self.added[layer] for layer in sorted(self.added)}
+        )
 
     def __repr__(self) -> str:
         return f"Deletion({self.law}, {self.neurons!r})"
@@ -71,56 +115,112 @@ class Deletion:
                 f"{neurons.n_layers} x {neurons.d_mlp} neurons"
             )
         index = _pairs(neurons)
-        shift = mean_activation.double()[index[:, 0], index[:, 1]].cpu()
+        shift = mean_activation.double().cpu()[index[:, 0], index[:, 1]]
         return cls(neurons, torch.zeros_like(shift), shift, "mean")
 
     @classmethod
-    def scale(cls, neurons: NeuronSet, factor: float) -> "Deletion":
-        """Activation times `factor`."""
-        gain = torch.full((len(neurons),), factor, dtype=torch.float64)
-        return cls(neurons, gain, torch.zeros_like(gain), f"scale {factor:g}")
+    def scale(cls, neurons: NeuronSet, factor: Gain) -> "Deletion":
+        """Activation times `factor`: one number, or one per neuron in the order of `neurons` (dampening)."""
+        gain, words = _gains(neurons, factor)
+        return cls(neurons, gain, torch.zeros_like(gain), f"scale {words}")
 
-    def then(self, other: "Deletion") -> "Deletion":
-        """This law first, `other` on its outcome, as one law.
+    @classmethod
+    def input_gain(cls, neurons: NeuronSet, factor: Gain) -> "Deletion":
+        """What goes into the nonlinearity times `factor` (AurA, Suau et al. 2024, on the MLP's first matrix).
+
+        Args:
+            neurons: which.
+            factor: one number, or one per neuron in the order of `neurons`.
 
         Raises:
-            ToxmemError: laws for models of different shape.
+            ToxmemError: another number of gains, or not finite.
         """
-        ours, theirs = self.neurons, other.neurons
-        if (ours.n_layers, ours.d_mlp) != (theirs.n_layers, theirs.d_mlp):
+        gain, words = _gains(neurons, factor)
+        ones = torch.ones_like(gain)
+        law = f"input gain {words}"
+        return cls(neurons, ones, torch.zeros_like(gain), law, pre_gain=gain)
+
+    @classmethod
+    def low_rank(cls, updates: Mapping[int, tuple[Tensor, Tensor]], *, n_layers: int) -> "Deletion":
+        """`W -> W + U V` on the output matrix: value-vector edits, projections, rank-one edits.
+
+        Args:
+            updates: per layer U [d_mlp, rank] and V [rank, d_model].
+            n_layers: of the model.
+
+        Raises:
+            ToxmemError: no layer, shapes that do not fit each other, values that are not finite.
+        """
+        if not updates:
+            raise ToxmemError("a low-rank law needs at least one layer with its U and V")
+        widths = {(U.shape[0], V.shape[-1]) for U, V in updates.values()}
+        fits = all(U.ndim == V.ndim == 2 and U.shape[1] == V.shape[0] for U, V in updates.values())
+        if not fits or len(widths) > 1:
             raise ToxmemError(
-                f"cannot compose laws for {ours.n_layers} x {ours.d_mlp} and "
-                f"{theirs.n_layers} x {theirs.d_mlp} neurons"
+                "a low-rank law needs U [d_mlp, rank] and V [rank, d_model] per layer"
             )
-        both = NeuronSet(ours.neurons + theirs.neurons, ours.n_layers, ours.d_mlp)
-        s1, t1 = _on(self, both)
-        s2, t2 = _on(other, both)
-        return Deletion(
-            both, s2 * s1, s2 * t1 + t2, f"{self.law}, then {other.law}", dict(self.provenance)
-        )
+        if not all(bool(x.isfinite().all()) for pair in updates.values() for x in pair):
+            raise ToxmemError("a low-rank law needs finite values of U and V")
+        (d_mlp, d_model), *_ = widths
+        nothing = torch.zeros(d_model, dtype=torch.float64)
+        added = {
+            layer: LowRank(U.double().cpu(), V.double().cpu(), nothing)
+            for layer, (U, V) in updates.items()
+        }
+        read = [(layer, int(i)) for layer, x in added.items() for i in x.U.any(1).nonzero()]
+        neurons = NeuronSet(tuple(read), n_layers, d_mlp)
+        ones = torch.ones(len(neurons), dtype=torch.float64)
+        rank = max(V.shape[0] for _, V in updates.values())
+        law = f"low rank {rank} in layers {', '.join(str(layer) for layer in sorted(updates))}"
+        return cls(neurons, ones, torch.zeros_like(ones), law, added=added)
 
-    def by_layer(self) -> dict[int, tuple[Int[Tensor, " neuron"], Tensor, Tensor]]:
-        """Per layer: neuron indices, gain, shift."""
+    def then(self, other: "Deletion") -> "Deletion":
+        """This law first, `other` on the activations that it leaves, as one law.
+
+        It is what the hooks of the two do when they are attached in this order: a low-rank law reads the activations
+        as the laws before it left them, and not as those after it will.
+
+        Raises:
+            ToxmemError: laws for models of different shape, or made for different models.
+        """
+        from tl_toxmem.composition import compose
+
+        return compose(self, other)
+
+    def by_layer(self) -> dict[int, LayerLaw]:
+        """The law of each layer that has any."""
         index = _pairs(self.neurons)
-        layers = sorted(self.neurons.by_layer())
-        picks = {layer: index[:, 0] == layer for layer in layers}
-        return {layer: (index[p, 1], self.gain[p], self.shift[p]) for layer, p in picks.items()}
+        laws = {}
+        for layer in sorted({*self.neurons.by_layer(), *self.added}):
+            at = index[:, 0] == layer
+            pre_gain: Any = self.pre_gain
+            laws[layer] = LayerLaw(
+                index[at, 1], pre_gain[at], self.gain[at], self.shift[at], self.added.get(layer)
+            )
+        return laws
 
-    def check_fits(self, n_layers: int, d_mlp: int) -> None:
+    def check_fits(self, n_layers: int, d_mlp: int, d_model: int) -> None:
         """Refuse a model of another shape."""
-        if (self.neurons.n_layers, self.neurons.d_mlp) != (n_layers, d_mlp):
+        ours = self.neurons
+        if (ours.n_layers, ours.d_mlp) != (n_layers, d_mlp):
             raise ToxmemError(
-                f"this deletion is for a model of {self.neurons.n_layers} x {self.neurons.d_mlp} neurons, "
+                f"this deletion is for a model of {ours.n_layers} x {ours.d_mlp} neurons, "
                 f"not {n_layers} x {d_mlp}"
+            )
+        widths = {x.V.shape[1] for x in self.added.values()}
+        if not widths <= {d_model}:
+            raise ToxmemError(
+                f"this deletion is for a model of d_model {min(widths)}, not {d_model}"
             )
 
     def hooks(self, model: LensModel) -> list[Hook]:
-        """The law as hooks for `model.hooks`."""
-        self.check_fits(model.n_layers, model.d_mlp)
-        return [
-            ("mlp_post", layer, _affine(index, gain, shift))
-            for layer, (index, gain, shift) in self.by_layer().items()
-        ]
+        """The law as hooks for `model.hooks`.
+
+        Raises:
+            ToxmemError: a model of another shape.
+        """
+        self.check_fits(model.n_layers, model.d_mlp, model.d_model)
+        return [hook for layer, law in self.by_layer().items() for hook in _layer_hooks(layer, law)]
 
     @contextmanager
     def applied(self, model: LensModel) -> Iterator[LensModel]:
@@ -129,12 +229,10 @@ class Deletion:
             yield model
 
     def save(self, path: str | Path) -> None:
-        """Write one small safetensors file."""
-        tensors = {"neurons": _pairs(self.neurons), "gain": self.gain, "shift": self.shift}
-        shape = {"n_layers": self.neurons.n_layers, "d_mlp": self.neurons.d_mlp}
-        write_tensors(
-            Path(path), KIND, tensors, {"law": self.law, "provenance": self.provenance, **shape}
-        )
+        """Write one small safetensors file: the law, and the model it was made for (see `made_for`)."""
+        from tl_toxmem.delta import save_deletion
+
+        save_deletion(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "Deletion":
@@ -143,38 +241,64 @@ class Deletion:
         Raises:
             ToxmemError: missing, damaged, of another kind or version, or with values that make no law.
         """
-        tensors, meta = read_tensors(Path(path), KIND)
-        try:
-            pairs = [(int(layer), int(neuron)) for layer, neuron in tensors["neurons"].tolist()]
-            neurons = NeuronSet(tuple(pairs), meta["n_layers"], meta["d_mlp"])
-            return cls(neurons, tensors["gain"], tensors["shift"], meta["law"], meta["provenance"])
-        except KeyError as error:
-            raise ToxmemError(f"{path} is damaged: it lacks {error}") from None
+        from tl_toxmem.delta import load_deletion
+
+        return load_deletion(Path(path))
 
 
 def _pairs(neurons: NeuronSet) -> Int[Tensor, "neuron 2"]:
     return torch.tensor(neurons.neurons, dtype=torch.long).reshape(-1, 2)
 
 
-def _on(deletion: Deletion, neurons: NeuronSet) -> tuple[Tensor, Tensor]:
-    """Gain and shift over a larger set: 1 and 0 where the deletion does nothing."""
-    place = {neuron: i for i, neuron in enumerate(neurons)}
-    at = [place[neuron] for neuron in deletion.neurons]
-    gain = torch.ones(len(neurons), dtype=torch.float64)
-    shift = torch.zeros(len(neurons), dtype=torch.float64)
-    gain[at], shift[at] = deletion.gain, deletion.shift
-    return gain, shift
+def _gains(neurons: NeuronSet, factor: Gain) -> tuple[Float[Tensor, " neuron"], str]:
+    """One gain per neuron, and how to call them."""
+    if isinstance(factor, Tensor):
+        gain = factor.double()
+        words = f"{float(gain.min()):g} to {float(gain.max()):g}" if len(gain) else "of none"
+        return gain, words
+    return torch.full((len(neurons),), factor, dtype=torch.float64), f"{factor:g}"
+
+
+def _layer_hooks(layer: int, law: LayerLaw) -> list[Hook]:
+    hooks: list[Hook] = []
+    ones, zeros = torch.ones_like(law.gain), torch.zeros_like(law.gain)
+    if not torch.equal(law.pre_gain, ones):
+        hooks.append(("mlp_pre", layer, _affine(law.neurons, law.pre_gain, zeros)))
+    if law.low_rank is not None:
+        read, add = _low_rank_hooks(law.low_rank)
+        hooks += [("mlp_post", layer, read), ("mlp_out", layer, add)]
+    if not (torch.equal(law.gain, ones) and torch.equal(law.shift, zeros)):
+        hooks.append(("mlp_post", layer, _affine(law.neurons, law.gain, law.shift)))
+    return hooks
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """bfloat16 and float16 are computed wide and rounded once."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _affine(index: Tensor, gain: Tensor, shift: Tensor) -> HookFn:
     def hook(activation: Tensor) -> Tensor:
-        at = index.to(activation.device)
-        wide = torch.promote_types(
-            activation.dtype, torch.float32
-        )  # bfloat16: compute wide, round once
+        at, wide = index.to(activation.device), _wide(activation.dtype)
         chosen = activation[..., at].to(wide) * gain.to(activation.device, wide)
         edited = activation.clone()
         edited[..., at] = (chosen + shift.to(activation.device, wide)).to(activation.dtype)
         return edited
 
     return hook
+
+
+def _low_rank_hooks(update: LowRank) -> tuple[HookFn, HookFn]:
+    """One hook that reads the activations, one that adds to the output what they make of it."""
+    coordinates: list[Tensor] = []
+
+    def read(activation: Tensor) -> None:
+        wide = _wide(activation.dtype)
+        coordinates[:] = [activation.to(wide) @ update.U.to(activation.device, wide)]
+
+    def add(output: Tensor) -> Tensor:
+        wide = _wide(output.dtype)
+        V, constant = (x.to(output.device, wide) for x in (update.V, update.constant))
+        return (output.to(wide) + coordinates.pop() @ V + constant).to(output.dtype)
+
+    return read, add

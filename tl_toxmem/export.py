@@ -1,23 +1,21 @@
-"""Export: bake, save, reload, compare, certify; a folder that plain transformers loads, or no folder at all."""
+"""Export: bake, reload, compare, certify; a folder that plain transformers loads, or no folder at all."""
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tl_toxmem.baking import bake
+from tl_toxmem.baking import bake, base_of, check_base
 from tl_toxmem.card import model_card
-from tl_toxmem.certificate import FILE, Certificate, certify
+from tl_toxmem.certificate import Certificate, check_files
+from tl_toxmem.certify import certify
 from tl_toxmem.config import ExportConfig
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.delta import Original, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
-from tl_toxmem.files import TEMPORARY, sha256_file
+from tl_toxmem.filebake import DELETION_FILE, bake_into, limited, new_folder
 from tl_toxmem.model import LensModel
-from tl_toxmem.model.load import TOKENIZER_FILES
-
-DELETION_FILE = "deletion.safetensors"
-EXPORTABLE = ("float32", "float64")
+from tl_toxmem.weights import WeightFiles
 
 
 @dataclass(frozen=True)
@@ -36,75 +34,71 @@ def export_checkpoint(
     prompts: Sequence[str],
     evaluation: Evaluation | None = None,
     cfg: ExportConfig | None = None,
+    force: bool = False,
 ) -> Checkpoint:
     """Bake the deletion into Hugging Face weights and prove that the folder is the hooked model.
 
-    The model itself is bit-identical afterwards.
+    A model that came from a checkpoint is exported from its files, in their own precision and layout, whatever
+    precision it was loaded in. The model itself is bit-identical afterwards.
 
     Args:
-        model: raw weights in float32 or float64.
+        model: raw weights.
         deletion: what to bake.
         folder: must not exist yet.
         prompts: held-out texts that the comparison is made on; `cfg.n_prompts` of them.
         evaluation: results for the model card.
         cfg: bounds and sizes.
+        force: bake also into another model than the deletion says that it was made for; the certificate says so.
 
     Raises:
-        ToxmemError: the folder exists, the weights cannot be baked, or the certificate does not pass; then
-            nothing is left behind.
+        ToxmemError: the folder exists, the weights cannot be baked, another model than the deletion was made for,
+            or the certificate does not pass; then nothing is left behind.
     """
     cfg = cfg or ExportConfig()
-    folder = Path(folder)
-    if folder.exists():
-        raise ToxmemError(f"{folder} exists: export to a folder that does not")
-    if str(model.dtype).removeprefix("torch.") not in EXPORTABLE:
-        raise ToxmemError(
-            f"export is certified in float32: load the model with dtype float32, not {model.dtype}"
-        )
     texts = list(prompts)[: cfg.n_prompts]
     if not texts:
         raise ToxmemError("export needs at least one held-out prompt to compare on")
     base_model = model.source.name if model.source else "unknown"
-    partial = folder.with_name(folder.name + TEMPORARY)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        _save_baked(model, deletion, partial)
-        _save_tokenizer(model, partial)
-        deletion.save(partial / DELETION_FILE)
+    with new_folder(Path(folder)) as partial:
+        deletion, forced = _bake_to(model, deletion, partial, force=force)
         card = model_card(model, deletion, base_model=base_model, evaluation=evaluation)
         (partial / "README.md").write_text(card, encoding="utf-8")
         certificate = certify(
-            model, deletion, partial, prompts=texts, base_model=base_model, cfg=cfg
+            model,
+            deletion,
+            partial,
+            prompts=texts,
+            base_model=base_model,
+            cfg=cfg,
+            forced=forced,
         )
         if not certificate.passed:
             raise ToxmemError(f"nothing exported: {certificate.problem()}")
         certificate.write(partial)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Checkpoint(folder, certificate)
+    return Checkpoint(Path(folder), certificate)
 
 
-def _save_baked(model: LensModel, deletion: Deletion, folder: Path) -> None:
-    hf = model.clean_hf()
-    undo = bake(hf, deletion)
+def _bake_to(
+    model: LensModel, deletion: Deletion, folder: Path, *, force: bool
+) -> tuple[Deletion, bool]:
+    """Write the edited weights with their companions and the delta; the deletion with its base, whether forced."""
+    hf = model.clean_hf()  # also where it is only asked whether the model can be baked
+    if model.source is not None:
+        applied = bake_into(model.source, folder, deletion, force=force)
+        return replace(deletion, base=applied.deletion.base), applied.forced
+    parameters = {name: p.data for name, p in hf.named_parameters()}
+    forced = check_base(deletion, model.arch, parameters.get, where="the model", force=force)
+    base = base_of(deletion, model.arch, parameters.get, name="unknown", revision=None)
+    undo = bake(hf, deletion, force=force)
     try:
         hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
     finally:
         undo.restore()
-
-
-def _save_tokenizer(model: LensModel, folder: Path) -> None:
-    """The base's own files byte for byte where they are at hand."""
-    source = model.source.folder if model.source else None
-    found = (
-        [source / name for name in TOKENIZER_FILES if (source / name).is_file()] if source else []
-    )
-    for file in found:
-        shutil.copyfile(file, folder / file.name)
-    if not found:
-        model.tokenizer.save_pretrained(folder)
+    deletion = replace(deletion, base=base)
+    originals = {kept.name: Original(kept.neurons, kept.values) for kept in undo.kept}
+    save_deletion(deletion, folder / DELETION_FILE, originals=limited(originals))
+    return deletion, forced
 
 
 def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> Certificate:
@@ -124,15 +118,7 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
     if not folder.is_dir():
         raise ToxmemError(f"no checkpoint folder at {folder}")
     old = Certificate.read(folder)
-    for name, expected in old.sha256.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise ToxmemError(f"{path} is missing, though {FILE} lists it")
-        if sha256_file(path) != expected:
-            raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
-    unlisted = sorted(p.name for p in folder.iterdir() if p.name not in (FILE, *old.sha256))
-    if unlisted:
-        raise ToxmemError(f"{folder / unlisted[0]} is not listed in {FILE}: it was added later")
+    check_files(folder, old)
     deletion = Deletion.load(folder / DELETION_FILE)
     try:
         model = LensModel.from_pretrained(
@@ -144,6 +130,12 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         raise ToxmemError(
             f"the unedited model is needed to verify: {error}; name it with --base"
         ) from None
+    if model.source is not None and deletion.base is not None:
+        deletion.base.check(
+            WeightFiles(model.source.folder).read,
+            architecture=model.arch.model_type,
+            where=model.source.name,
+        )
     default = ExportConfig()  # a certificate does not set its own standard
     cfg = ExportConfig(
         bound=min(old.bound, default.bound),
@@ -151,4 +143,12 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         max_new_tokens=old.max_new_tokens,
         n_prompts=len(old.prompts),
     )
-    return certify(model, deletion, folder, prompts=old.prompts, base_model=old.base_model, cfg=cfg)
+    return certify(
+        model,
+        deletion,
+        folder,
+        prompts=old.prompts,
+        base_model=old.base_model,
+        cfg=cfg,
+        forced=old.forced,
+    )

@@ -59,7 +59,10 @@ def write_tensors(
 ) -> None:
     """Write tensors and a JSON header as one safetensors file."""
     header = {"format_version": FORMAT_VERSION, "kind": kind, **meta}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies: safetensors refuses tensors that share memory.
+    contiguous = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+    }
     content = save(
         contiguous, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)}
     )

@@ -5,18 +5,19 @@ it needs from the artefacts on disk, also in an uninterrupted run, so a resumed 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from tl_toxmem.attribute import NeuronScores, attribute_neurons
-from tl_toxmem.certificate import library_versions
+from tl_toxmem.certify import library_versions
 from tl_toxmem.config import DEMO, STAGES, RunConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation, evaluate
-from tl_toxmem.export import EXPORTABLE, export_checkpoint
+from tl_toxmem.export import export_checkpoint
+from tl_toxmem.filebake import base_in_files
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
 from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
@@ -139,10 +140,6 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
         device=cfg.device,
         prepend_bos=cfg.prepend_bos,
     )
-    if "export" in missing and cfg.dtype not in EXPORTABLE:
-        raise ToxmemError(
-            f"export is certified in {' or '.join(EXPORTABLE)}: choose one as dtype, or stop before export"
-        )
     if {"select", "evaluate"} & set(missing):
         # A judge that is to be downloaded and cannot be is known before the first long stage.
         inputs.scorer.score(["ready"])
@@ -236,9 +233,8 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
     provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
-    Deletion(deletion.neurons, deletion.gain, deletion.shift, deletion.law, provenance).save(
-        folder.artefact("delete")
-    )
+    base = base_in_files(deletion, inputs.source)
+    replace(deletion, provenance=provenance, base=base).save(folder.artefact("delete"))
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
@@ -274,6 +270,8 @@ def _law(cfg: RunConfig, scores: NeuronScores) -> Law:
     """From neurons to the configured deletion."""
     if cfg.delete.law == "zero":
         return Deletion.zero
+    if cfg.delete.law == "input_gain":
+        return lambda neurons: Deletion.input_gain(neurons, cfg.delete.factor)
     if cfg.delete.law == "mean":
         return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
     return lambda neurons: Deletion.scale(neurons, cfg.delete.factor)

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from tl_toxmem.errors import ToxmemError
 
-Site = Literal["embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_post"]
+Site = Literal["embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post"]
 TraceSite = Literal["resid_post", "mlp_out", "attn_out"]
 TRACE_SITES: tuple[TraceSite, ...] = get_args(TraceSite)
 
@@ -23,6 +23,7 @@ _HOOKS: dict[str, str] = {
     "resid_post": "blocks.{layer}.hook_resid_post",
     "attn_out": "blocks.{layer}.hook_attn_out",
     "mlp_out": "blocks.{layer}.hook_mlp_out",
+    "mlp_pre": "blocks.{layer}.mlp.hook_pre",  # what goes into the nonlinearity; in a gated MLP, the gate
     "mlp_post": "blocks.{layer}.mlp.hook_post",  # neuron activations [batch, pos, d_mlp]
 }
 
@@ -43,8 +44,10 @@ class Architecture:
         hf_class: the class that TransformerLens calls `original_architecture`.
         w_out: name of the MLP's output matrix, with `{layer}`.
         b_out: name of the MLP's output bias; some configurations of gated models have none.
-        rows_are_neurons: True where the stored matrix is [d_mlp, d_model] (a Conv1D), False where it
-            is the transpose (an nn.Linear).
+        w_pre: name of the matrix that makes `pre`, what goes into the nonlinearity; in a gated MLP, the gate.
+        b_pre: name of its bias, likewise.
+        rows_are_neurons: True where `w_out` is stored as [d_mlp, d_model] and `w_pre` as [d_model, d_mlp] (a
+            Conv1D), False where both are stored as the transpose (an nn.Linear).
         rotary: name of the module that makes rotary position embeddings, which blocks are called with; None where
             positions are added to the embeddings.
     """
@@ -53,17 +56,21 @@ class Architecture:
     hf_class: str
     w_out: str
     b_out: str
+    w_pre: str
+    b_pre: str
     rows_are_neurons: bool
     rotary: str | None
 
 
 def _gated(model_type: str, hf_class: str) -> Architecture:
-    mlp = "model.layers.{layer}.mlp.down_proj"
+    mlp = "model.layers.{layer}.mlp"
     return Architecture(
         model_type=model_type,
         hf_class=hf_class,
-        w_out=f"{mlp}.weight",
-        b_out=f"{mlp}.bias",
+        w_out=f"{mlp}.down_proj.weight",
+        b_out=f"{mlp}.down_proj.bias",
+        w_pre=f"{mlp}.gate_proj.weight",
+        b_pre=f"{mlp}.gate_proj.bias",
         rows_are_neurons=False,
         rotary="model.rotary_emb",
     )
@@ -75,6 +82,8 @@ _ROWS = (
         hf_class="GPT2LMHeadModel",
         w_out="transformer.h.{layer}.mlp.c_proj.weight",
         b_out="transformer.h.{layer}.mlp.c_proj.bias",
+        w_pre="transformer.h.{layer}.mlp.c_fc.weight",
+        b_pre="transformer.h.{layer}.mlp.c_fc.bias",
         rows_are_neurons=True,
         rotary=None,
     ),
@@ -83,6 +92,8 @@ _ROWS = (
         hf_class="GPTNeoForCausalLM",
         w_out="transformer.h.{layer}.mlp.c_proj.weight",
         b_out="transformer.h.{layer}.mlp.c_proj.bias",
+        w_pre="transformer.h.{layer}.mlp.c_fc.weight",
+        b_pre="transformer.h.{layer}.mlp.c_fc.bias",
         rows_are_neurons=False,
         rotary=None,
     ),
@@ -91,6 +102,8 @@ _ROWS = (
         hf_class="GPTNeoXForCausalLM",
         w_out="gpt_neox.layers.{layer}.mlp.dense_4h_to_h.weight",
         b_out="gpt_neox.layers.{layer}.mlp.dense_4h_to_h.bias",
+        w_pre="gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight",
+        b_pre="gpt_neox.layers.{layer}.mlp.dense_h_to_4h.bias",
         rows_are_neurons=False,
         rotary="gpt_neox.rotary_emb",
     ),

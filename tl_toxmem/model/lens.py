@@ -249,13 +249,19 @@ class LensModel:
         found = self.forward(probe, mask).double().log_softmax(-1)
         return float((found - expected)[mask.bool()].abs().max())
 
-    def in_float64(self) -> "LensModel":
-        """A copy on the same kind of host in float64, from the very same weights, to see past rounding.
+    def in_precision(self, dtype: torch.dtype) -> "LensModel":
+        """A copy on the same kind of host in more precision, from the same checkpoint, to see past rounding.
 
         Raises:
             ToxmemError: see `clean_hf`.
         """
-        hf = copy.deepcopy(self.clean_hf()).double()
+        # Anew from the files where they are at hand: this model may be in less precision than they are.
+        found = self.source
+        if found is None:
+            wider: Any = copy.deepcopy(self.clean_hf())
+            hf: PreTrainedModel = wider.to(dtype)
+        else:
+            hf = load_hf(found, dtype=dtype, device=str(self.device))
         return LensModel._on(
             self.host.kind,
             hf,
