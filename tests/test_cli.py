@@ -68,7 +68,6 @@ def test_help_answers_at_once():
         (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
         (["--model", "demo", "--set", "model.x=1"], ["model is a value"]),
         (["--model", "demo", "--set", "select.k=4000"], ["at most 1536", "controls"]),
-        (["--model", "demo", "--dtype", "bfloat16"], ["certified in float32 or float64"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
         (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),
@@ -200,3 +199,51 @@ def test_verify_of_nothing(cli, tmp_path):
     result = cli("verify", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert "no checkpoint folder" in result.stderr
+
+
+def test_apply_and_revert(cli, gpt2_folder, tmp_path):
+    from laws import make
+
+    delta, out, back = tmp_path / "d.safetensors", tmp_path / "out", tmp_path / "back"
+    make("scale").save(delta)
+    done = cli("apply", delta, gpt2_folder, out)
+    assert done.exit_code == 0, done.output
+    assert "scale -0.7 on 22 neurons; its deletion.safetensors keeps the 2.8 kB" in done.output
+    kept = out / "deletion.safetensors"
+    done = cli("revert", kept, out, back)
+    assert done.exit_code == 0, done.output
+    assert "all 4 restored tensors have their SHA-256" in done.output
+    weights = "model.safetensors"
+    assert (back / weights).read_bytes() == (gpt2_folder / weights).read_bytes()
+
+
+def test_apply_certified(cli, gpt2_folder, file, tmp_path):
+    from laws import make
+
+    delta, out = tmp_path / "d.safetensors", tmp_path / "out"
+    make("scale").save(delta)
+    done = cli("apply", delta, gpt2_folder, out, "--certify", file(*GOOD))
+    assert done.exit_code == 0, done.output
+    assert "12 of 12 greedy continuations identical" in done.output
+    assert json.loads((out / "certificate.json").read_text())["passed"]
+    assert cli("verify", out).exit_code == 0
+
+
+def test_apply_to_another_model(cli, gpt2_folder, file, tmp_path):
+    from laws import make
+    from test_filebake import other_model
+
+    law, first, no = tmp_path / "d.safetensors", tmp_path / "first", tmp_path / "no"
+    make("scale").save(law)
+    assert cli("apply", law, gpt2_folder, first).exit_code == 0
+    delta, other = first / "deletion.safetensors", other_model(tmp_path / "other")
+    refused(cli("apply", delta, other, no), no, "is not the model that this deletion was made for")
+    done = cli("apply", delta, other, tmp_path / "forced", "--force")
+    assert done.exit_code == 0 and "FORCED onto another model" in done.output
+    done = cli("apply", delta, other, tmp_path / "sure", "--force", "--certify", file(*GOOD))
+    assert done.exit_code == 0 and "FORCED onto another model" in done.output
+    refused(cli("revert", law, first, no), no, "does not say what it was applied to")
+    refused(cli("revert", delta, other, no), no, "is not the model")
+    refused(cli("apply", tmp_path / "x", other, no), no, "x is missing")
+    refused(cli("apply", delta, tmp_path / "x", no), no, "no model folder at")
+    assert "exists: choose a folder" in cli("apply", delta, gpt2_folder, first).stderr

@@ -166,7 +166,8 @@ def apply_deletion(
         from tl_toxmem.filebake import bake_checkpoint
 
         applied = bake_checkpoint(checkpoint, out, law, force=force)
-        size = f"{applied.original_bytes / 1e6:.1f} MB"
+        n = applied.original_bytes
+        size = f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.1f} kB"
         undo = (
             f"its deletion.safetensors keeps the {size} that were overwritten"
             if applied.keeps_originals
