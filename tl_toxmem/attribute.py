@@ -30,6 +30,7 @@ from tl_toxmem.config import AttributeConfig
 from tl_toxmem.corrupt import add_noise, gaussian_noise, noise_level
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import HookFn, LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 KIND = "neuron_scores"
+_COST_PIECE = 128
+"""Tokens of a row of neutral text that the cost is estimated on: gradients of a longer one need much more memory."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,13 @@ def attribute_neurons(
         raise ToxmemError("nothing to attribute: the prompt set is empty")
     level = noise_level(model, items, sigma=cfg.noise_sigma)
     total = torch.zeros(2, model.n_layers, model.d_mlp)
-    for batch in in_batches(items, cfg.batch_size, "attribute"):
+    for batch in in_batches(
+        items,
+        cfg.batch_size,
+        "attribute",
+        length=lambda item: len(item.full),
+        most=tokens_for_gradients(model),
+    ):
         total += _batch_scores(model, batch, cfg=cfg, level=level)
     scores, removal = total / len(items)
     cost, mean_activation = _removal_cost(model, neutral, cfg=cfg)
@@ -243,8 +252,10 @@ def _removal_cost(
     if neutral is None:
         return torch.full_like(squares, torch.nan), torch.full_like(sums, torch.nan)
     n_tokens = 0
-    rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens)
-    for batch in in_batches(rows, cfg.batch_size, "cost"):
+    rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens, piece=_COST_PIECE)
+    for batch in in_batches(
+        rows, cfg.batch_size, "cost", length=len, most=tokens_for_gradients(model)
+    ):
         tokens, mask = model.pad(batch)
         activations, gradients = model.gradients(
             tokens,

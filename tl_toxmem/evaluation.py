@@ -23,6 +23,7 @@ from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_json, write_json
+from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
 from tl_toxmem.progress import in_batches
@@ -247,7 +248,8 @@ def _prompt_losses(model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig)
     rows = [list(item.tokens) for item in align(model, prompts) if len(item.tokens) > 1]
     if not rows:
         raise ToxmemError("no prompt has two tokens, so none has a perplexity")
-    for batch in in_batches(rows, cfg.batch_size, "prompt perplexity"):
+    most = tokens_for_logits(model)
+    for batch in in_batches(rows, cfg.batch_size, "prompt perplexity", length=len, most=most):
         tokens, mask = model.pad(batch)
         log_probs = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
         nll += (-log_probs.sum(1)).tolist()
@@ -265,7 +267,8 @@ def _neutral_losses(
     """Per edit and document: negative log-likelihood and KL from base, both summed over tokens, in nats."""
     rows = encode_documents(model, neutral, max_tokens=cfg.max_neutral_tokens)
     sums: dict[str, list[Tensor]] = {name: [] for name in (*edits, "tokens")}
-    for batch in in_batches(rows, min(cfg.batch_size, 16), "neutral text"):
+    most = tokens_for_logits(model)
+    for batch in in_batches(rows, min(cfg.batch_size, 16), "neutral text", length=len, most=most):
         tokens, mask = model.pad(batch)
         real = mask[:, 1:] * mask[:, :-1]
         base = model.forward(tokens, mask)

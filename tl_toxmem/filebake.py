@@ -28,13 +28,20 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, load_originals, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY
-from tl_toxmem.model.load import Source, find_source, read_architecture
+from tl_toxmem.model.load import TOKENIZER_FILES, Source, find_source, read_architecture
 from tl_toxmem.progress import track
 from tl_toxmem.weights import INDEX, WeightFiles
 
 DELETION_FILE, CERTIFICATE_FILE = "deletion.safetensors", "certificate.json"
-COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
-"""What is copied beside the weights; never pickled weights, nor the card of another model."""
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
+    INDEX,
+    "LICENSE",
+    "LICENSE.txt",
+)
+"""What is copied beside the weights: what a model needs, and no notes, pickled weights or the card of the base."""
 MAX_ORIGINALS = 256 * 2**20
 """Bytes of overwritten values up to which the delta keeps them; more would be no small file."""
 _CHUNK = 2**24
@@ -197,11 +204,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def _copy(weights: WeightFiles, folder: Path) -> None:
     """The files of a checkpoint: weights, configuration, tokenizer."""
-    left = {CERTIFICATE_FILE} if weights.sharded else {CERTIFICATE_FILE, INDEX}
-    companions = {file for pattern in COMPANIONS for file in weights.folder.glob(pattern)}
-    for file in sorted(companions):
-        if file.is_file() and file.name not in left:
-            shutil.copyfile(file, folder / file.name)
+    for name in COMPANIONS:
+        file = weights.folder / name
+        if file.is_file() and (name != INDEX or weights.sharded):
+            shutil.copyfile(file, folder / name)
     for file in weights.files:
         chunks = -(-file.stat().st_size // _CHUNK)
         with open(file, "rb") as reading, open(folder / file.name, "wb") as writing:

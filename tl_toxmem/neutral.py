@@ -1,7 +1,7 @@
 """Neutral text: what deletion should leave alone, in documents and in tokens."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -47,16 +47,19 @@ def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
     return [t for t in documents if t in choosing], [t for t in documents if t not in choosing]
 
 
-def encode_documents(model: LensModel, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-    """Documents in tokens, cut to the context, until `max_tokens` are reached; those of one token left out.
+def encode_documents(
+    model: LensModel, texts: Sequence[str], *, max_tokens: int, piece: int | None = None
+) -> list[list[int]]:
+    """Documents in tokens, until `max_tokens` are reached; those of one token left out.
+
+    A document is cut to the context, or divided into pieces of at most `piece` tokens.
 
     Raises:
         ToxmemError: if nothing is left.
     """
     rows: list[list[int]] = []
     n_tokens = 0
-    for text in texts:
-        row = model.encode(text)[: model.n_ctx]
+    for row in _cut(model, texts, piece):
         if len(row) < 2:
             continue
         if rows and n_tokens + len(row) > max_tokens:
@@ -66,6 +69,13 @@ def encode_documents(model: LensModel, texts: Sequence[str], *, max_tokens: int)
     if not rows:
         raise ToxmemError("the neutral text has no document of two tokens: give more text")
     return rows
+
+
+def _cut(model: LensModel, texts: Sequence[str], piece: int | None) -> Iterator[list[int]]:
+    for text in texts:
+        row = model.encode(text)[: model.n_ctx]
+        step = piece or model.n_ctx
+        yield from (row[start : start + step] for start in range(0, len(row), step))
 
 
 def next_token_log_probs(

@@ -3,7 +3,7 @@
 In a terminal they go to stderr, in a notebook they are widgets, and in a pipe or a log they are silent.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -21,8 +21,31 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
     yield from bar
 
 
-def in_batches(items: Sequence[T], size: int, description: str) -> Iterator[list[T]]:
-    """Yield `items` in lists of at most `size` while a bar counts the lists."""
-    starts = range(0, len(items), size)
-    for start in track(starts, description, total=len(starts)):
-        yield list(items[start : start + size])
+def in_batches(
+    items: Sequence[T],
+    size: int,
+    description: str,
+    *,
+    length: Callable[[T], int] | None = None,
+    most: int | None = None,
+) -> Iterator[list[T]]:
+    """Yield `items` in lists of at most `size` while a bar counts the lists.
+
+    Args:
+        items: what to divide; the order is kept.
+        size: most items in a list.
+        description: of the bar.
+        length: of an item, padded to the longest of its list.
+        most: of that length in a list of more than one item; None for any.
+    """
+    batches: list[list[T]] = []
+    longest = 0
+    for item in items:
+        here = length(item) if length else 0
+        longest = max(longest, here)
+        full = not batches or len(batches[-1]) == size
+        if full or (most is not None and longest * (len(batches[-1]) + 1) > most):
+            batches.append([])
+            longest = here
+        batches[-1].append(item)
+    yield from track(batches, description, total=len(batches))

@@ -25,6 +25,7 @@ from tl_toxmem.config import EvaluateConfig, SelectConfig
 from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet, check_layers
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
@@ -200,7 +201,8 @@ def _measure(model: LensModel, prompts: PromptSet, neutral: Sequence[str]) -> tu
         total += float(target_log_prob(model.forward(tokens, mask, keep=keep), batch).exp().sum())
     loss, n = 0.0, 0
     rows = encode_documents(model, neutral, max_tokens=_MAX_TOKENS)
-    for documents in in_batches(rows, _BATCH, "neutral text"):
+    most = tokens_for_logits(model)
+    for documents in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
         tokens, mask = model.pad(documents)
         loss -= float(next_token_log_probs(model.forward(tokens, mask), tokens, mask).sum())
         n += int((mask[:, 1:] * mask[:, :-1]).sum())
