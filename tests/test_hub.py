@@ -191,6 +191,11 @@ def test_a_run_ends_with_exactly_its_checkpoint_on_the_hub(pushed, tmp_path):
     assert "nobody else can verify" in done.stderr
 
 
+def test_only_the_certificate_tells_where_the_base_lies(pushed, gpt2_folder):
+    telling = {name for name, content in pushed[2].items() if str(gpt2_folder).encode() in content}
+    assert telling == {"certificate.json"}
+
+
 def test_the_push_is_no_part_of_the_configuration(pushed):
     assert REPO not in (pushed[0] / "config.toml").read_text()
     assert REPO not in (pushed[0] / "provenance.json").read_text()
