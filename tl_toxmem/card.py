@@ -42,8 +42,8 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")  # or the name of this re
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```"""
 _CHECKING = """\
-`certificate.json` says how far this folder, loaded by plain transformers, is from the base with the neurons silenced by
-hooks, which is what was measured. It has the SHA-256 of every file, and the prompts of the comparison in clear: expect
+`certificate.json` says how far this folder, loaded by plain transformers, is from the base with the law applied by hooks,
+which is what was measured. It has the SHA-256 of every file, and the prompts of the comparison in clear: expect
 offensive text. Repeat the comparison with
 
 ```sh
