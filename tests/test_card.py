@@ -128,7 +128,7 @@ def test_front_matter_of_a_base_on_the_hub(based_on, card):
     }
     assert f"`owner/base` (commit `{COMMIT}`)" in text
     assert "that of the base: `apache-2.0`" in text
-    assert "--base" not in text
+    assert "on no hub" not in text
 
 
 def test_results_are_read_back_by_the_hubs_own_classes(based_on, card, evaluation, deletion):
@@ -163,13 +163,13 @@ def test_a_local_base_is_no_value_for_the_hub(based_on, card):
     assert data["license"] == "mit"
     assert "the local checkpoint `mine`" in text
     assert "private/place" not in text
-    assert "--base" in text
+    assert "The base is on no hub" in text
 
 
 def test_demo_and_wrapped_models(based_on, card, model):
     data, text = card(based_on(None, name="demo", revision=None))
     assert "embedded model `demo`" in text
-    assert "--base" not in text
+    assert "on no hub" not in text
     model.source = None
     data, text = card(model)
     assert "`unknown`" in text
@@ -223,6 +223,12 @@ def test_a_base_whose_card_is_missing_or_odd_has_no_known_licence(based_on, card
     data, text = card(based_on(readme))
     assert not {"license", "license_name", "license_link", "language"} & set(data)
     assert "**Licence:** none is known" in text
+
+
+def test_a_licence_file_that_travels_with_the_weights(based_on, card, tmp_path):
+    (tmp_path / "LICENSE").write_text("Do no harm.")
+    model = based_on("---\nlicense: other\nlicense_link: LICENSE\n---\n", revision=None)
+    assert card(model)[0]["license_link"] == "LICENSE"
 
 
 def test_a_licence_in_the_configuration_of_a_base_without_a_card(based_on, card, tmp_path):

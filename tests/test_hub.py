@@ -127,7 +127,7 @@ def hub(server, monkeypatch, no_network):
 
 @pytest.fixture(scope="module")
 def pushed(server, gpt2_folder, tmp_path_factory):
-    """A whole small run in a process of its own that ends with a push: the run folder, its output, what arrived."""
+    """A small run in a process of its own, exported and pushed: the run folder, its output, what arrived."""
     folder = tmp_path_factory.mktemp("pushed")
     prompts = folder / "prompts.jsonl"
     records = [{"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"} for i in range(8)]
@@ -186,14 +186,14 @@ def test_a_run_ends_with_exactly_its_checkpoint_on_the_hub(pushed, tmp_path):
     assert metadata_load(tmp_path / "README.md")["library_name"] == "transformers"
     assert f"/{REPO}/commit/" in done.stdout.splitlines()[-1]
     notice = [line for line in done.stderr.splitlines() if "certificate.json" in line]
-    assert f"{len(files)} files" in notice[0]
+    assert f"{len(files)} files: {', '.join(sorted(files))}." in notice[0]
     assert "prompts" in notice[0]
     assert "nobody else can verify" in done.stderr
 
 
-def test_only_the_certificate_tells_where_the_base_lies(pushed, gpt2_folder):
+def test_what_the_notice_says_tells_where_the_base_lies(pushed, gpt2_folder):
     telling = {name for name, content in pushed[2].items() if str(gpt2_folder).encode() in content}
-    assert telling == {"certificate.json"}
+    assert telling <= {"certificate.json", "deletion.safetensors"}
 
 
 def test_the_push_is_no_part_of_the_configuration(pushed):

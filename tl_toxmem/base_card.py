@@ -81,6 +81,8 @@ def _absolute(link: str, source: Source) -> str | None:
     """A link to a licence that also holds in another repository, if there is one."""
     if re.fullmatch(r"https://\S+", link):
         return link
+    if link in ("LICENSE", "LICENSE.md") and (source.folder / link).is_file():
+        return link  # it is exported with the weights
     if source.revision is None or not re.fullmatch(r"[\w-][\w./-]*", link):
         return None
     return hf_hub_url(source.name, link, revision=source.revision)

@@ -42,8 +42,8 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")  # or the name of this re
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```"""
 _CHECKING = """\
-`certificate.json` says how far this folder, loaded by plain transformers, is from the base with the law applied by hooks,
-which is what was measured. It has the SHA-256 of every file, and the prompts of the comparison in clear: expect
+`certificate.json` says how far this folder, loaded by plain transformers, is from the base with the law applied by
+hooks, which is what was measured. It has the SHA-256 of every file, and the prompts of the comparison in clear: expect
 offensive text. Repeat the comparison with
 
 ```sh
@@ -54,7 +54,8 @@ _REVERTING = """\
 tl-toxmem revert FOLDER/deletion.safetensors FOLDER OUT
 ```
 
-puts the base's weights back bit for bit: `deletion.safetensors` is the edit itself and keeps what it overwrote."""
+puts the base's weights back bit for bit: `deletion.safetensors` is the edit itself and keeps what it overwrote (up to
+256 MB; beyond that, name the base with `--base`)."""
 _LIMITS = """\
 - Toxicity was measured on prompts of one kind with one way of sampling; it is no guarantee on others, and scorers err.
   Read the numbers with their intervals and beside the random controls.

@@ -9,9 +9,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from tl_toxmem.certificate import FILE, Certificate
+from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import DEMO
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.filebake import CERTIFICATE_FILE, DELETION_FILE
 from tl_toxmem.files import sha256_file
 
 ADDED_BY_HUB = (".gitattributes", ".cache")
@@ -50,13 +51,13 @@ def check_hashes(folder: Path, certificate: Certificate) -> None:
     for name, expected in certificate.sha256.items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise ToxmemError(f"{path} is missing, though {FILE} lists it")
+            raise ToxmemError(f"{path} is missing, though {CERTIFICATE_FILE} lists it")
         if sha256_file(path) != expected:
             raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
-    known = {FILE, *certificate.sha256, *ADDED_BY_HUB}
+    known = {CERTIFICATE_FILE, *certificate.sha256, *ADDED_BY_HUB}
     for path in sorted(folder.iterdir()):
         if path.name not in known:
-            raise ToxmemError(f"{path} is not listed in {FILE}: it was added later")
+            raise ToxmemError(f"{path} is not listed in {CERTIFICATE_FILE}: it was added later")
 
 
 def publication_notice(folder: Path) -> list[str]:
@@ -66,9 +67,10 @@ def publication_notice(folder: Path) -> list[str]:
         ToxmemError: no readable certificate.
     """
     certificate = Certificate.read(folder)
+    names = sorted([*certificate.sha256, CERTIFICATE_FILE])
     lines = [
-        f"pushing {len(certificate.sha256) + 1} files; {FILE} shows the {len(certificate.prompts)} prompts that it was "
-        "certified on in clear, and the base model's name as you typed it"
+        f"pushing {len(names)} files: {', '.join(names)}. {CERTIFICATE_FILE} shows the {len(certificate.prompts)} "
+        f"prompts that it was certified on in clear; it and {DELETION_FILE} name the base model as you typed it"
     ]
     if certificate.base_revision is None and certificate.base_model != DEMO:
         lines.append(
@@ -107,7 +109,7 @@ def push_checkpoint(
         raise ToxmemError(f"{folder} is not pushed: its certificate did not pass")
     check_hashes(folder, certificate)
     check_push(repo_id, token=token)
-    names = [*certificate.sha256, FILE]
+    names = [*certificate.sha256, CERTIFICATE_FILE]
     api = hf.HfApi(token=token)
     with _one_line(repo_id, api.endpoint):
         # None, not False: an organization may have private repositories as its default.
