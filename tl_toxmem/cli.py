@@ -32,9 +32,12 @@ _STAGE_HELP = {
     "export": "Up to the export: bake into Hugging Face weights, reload, certify.",
     "report": "The report page, and whatever it still needs.",
 }
+_PUSHING = ("run", "export", "report")
 
 
-def _stage_command(until: str) -> Callable[..., None]:
+def _stage_command(name: str) -> Callable[..., None]:
+    until = "report" if name == "run" else name
+
     def command(
         config: Annotated[
             Path | None, typer.Argument(help="A TOML file, or a run folder to go on with.")
@@ -65,6 +68,20 @@ def _stage_command(until: str) -> Callable[..., None]:
                 "--set", help="Any other setting, such as --set trace.window=5. Repeatable."
             ),
         ] = None,
+        push_to_hub: Annotated[
+            str | None,
+            typer.Option(
+                metavar="REPO",
+                hidden=name not in _PUSHING,
+                help="Then push the checkpoint to this model repository (OWNER/NAME).",
+            ),
+        ] = None,
+        private: Annotated[
+            bool,
+            typer.Option(
+                "--private", hidden=name not in _PUSHING, help="Push to a private repository."
+            ),
+        ] = False,
     ) -> None:
         options = {
             "model": model,
@@ -79,14 +96,21 @@ def _stage_command(until: str) -> Callable[..., None]:
             "seed": seed,
         }
         with _one_line_errors():
-            given = {name: value for name, value in options.items() if value is not None}
-            _run(_gather(config, given, settings or []), until)
+            given = {key: value for key, value in options.items() if value is not None}
+            cfg = _gather(config, given, settings or [])
+            if push_to_hub is not None:
+                _check_push(push_to_hub, name)
+            elif private:
+                raise typer.BadParameter("--private goes with --push-to-hub")
+            folder = _run(cfg, until, network=push_to_hub is not None)
+            if push_to_hub is not None:
+                _push(folder.artefact("export"), push_to_hub, private=private)
 
     return command
 
 
 for _name, _help in _STAGE_HELP.items():
-    app.command(_name, help=_help)(_stage_command("report" if _name == "run" else _name))
+    app.command(_name, help=_help)(_stage_command(_name))
 
 
 @app.command()
@@ -248,17 +272,38 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
     return make_config(values)
 
 
-def _run(cfg: "RunConfig", until: str) -> None:
+def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
     from rich.console import Console
 
     from tl_toxmem.scorers import scorer_needs_network
 
     console = Console(stderr=True, highlight=False)
-    _prepare(network=scorer_needs_network(cfg.scorer), model=cfg.model)
+    _prepare(network=network or scorer_needs_network(cfg.scorer), model=cfg.model)
     from tl_toxmem.pipeline import run
 
     folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))
     _summary(folder, until)
+    return folder
+
+
+def _check_push(repo_id: str, name: str) -> None:
+    """What a push would fail on is known before hours are spent."""
+    if name not in _PUSHING:
+        raise typer.BadParameter(f"--push-to-hub goes with {', '.join(_PUSHING)}")
+    from tl_toxmem.hub import check_push
+
+    check_push(repo_id)
+
+
+def _push(checkpoint: Path, repo_id: str, *, private: bool) -> None:
+    from rich.console import Console
+
+    from tl_toxmem.hub import publication_notice, push_checkpoint
+
+    for line in publication_notice(checkpoint):
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    url = push_checkpoint(checkpoint, repo_id, private=private)
+    Console(highlight=False).print(f"pushed: {url}", soft_wrap=True)
 
 
 def _prepare(*, network: bool, model: str | None = None) -> None:
