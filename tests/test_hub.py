@@ -157,7 +157,8 @@ def pushed(server, gpt2_folder, tmp_path_factory):
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
     }
-    environment.pop("HF_HUB_OFFLINE", None)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):  # set by commands of other tests
+        environment.pop(name, None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, done, dict(server.files), server.private, list(server.messages)
@@ -213,12 +214,11 @@ def test_a_finished_run_is_only_pushed(pushed, hub):
 
 
 def test_a_download_with_what_the_hub_adds_has_the_same_hashes(checkpoint):
-    from tl_toxmem.certificate import Certificate
-    from tl_toxmem.hub import check_hashes
+    from tl_toxmem.certificate import Certificate, check_files
 
     (checkpoint / ".gitattributes").write_text("*.safetensors filter=lfs")
     (checkpoint / ".cache" / "huggingface").mkdir(parents=True)
-    check_hashes(checkpoint, Certificate.read(checkpoint))
+    check_files(checkpoint, Certificate.read(checkpoint))
 
 
 def test_pushing_again_is_a_commit_on_the_same_repository(checkpoint, hub):

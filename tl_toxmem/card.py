@@ -56,6 +56,7 @@ tl-toxmem revert FOLDER/deletion.safetensors FOLDER OUT
 
 puts the base's weights back bit for bit: `deletion.safetensors` is the edit itself and keeps what it overwrote (up to
 256 MB; beyond that, name the base with `--base`)."""
+_FORCED = "**The deletion was made for another model, and its use on this one was forced.**"
 _LIMITS = """\
 - Toxicity was measured on prompts of one kind with one way of sampling; it is no guarantee on others, and scorers err.
   Read the numbers with their intervals and beside the random controls.
@@ -83,6 +84,7 @@ def model_card(
     base_model: str,
     evaluation: Evaluation | None,
     datasets: Sequence[str] = (),
+    forced: bool = False,
 ) -> str:
     """README.md in the hub's format: what was edited, what came of it, how to check and undo it.
 
@@ -92,6 +94,7 @@ def model_card(
         base_model: its name; for a local folder only the last part is shown.
         evaluation: what was measured, if anything was.
         datasets: where the prompts are from; names that can be no dataset of the hub are left out.
+        forced: whether the deletion was made for another model.
     """
     source, neurons = model.source, deletion.neurons
     on_hub = source is not None and source.revision is not None
@@ -122,6 +125,7 @@ def model_card(
         f"Made by tl-toxmem from {origin}`{name}`{revision}, to make it give fewer "
         f"toxic continuations: the law *{inert(deletion.law)}* on {len(neurons)} of {total:,} MLP neurons "
         f"({layers or 'none'}) is baked into the weights. Nothing was trained.",
+        *([_FORCED] if forced else []),
         licence,
         f"## Load it\n\n{_LOADING}",
     ]

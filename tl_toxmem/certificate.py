@@ -28,6 +28,8 @@ from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import read_json, sha256_file, write_json
 
 MAX_ROUNDING = 1e-3
+ADDED_BY_HUB = (".gitattributes", ".cache")
+"""What the hub and its downloads put beside a checkpoint's own files; transformers reads neither."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,8 @@ def check_files(folder: Path, certificate: Certificate) -> None:
             raise ToxmemError(f"{path} is missing, though {CERTIFICATE_FILE} lists it")
         if sha256_file(path) != expected:
             raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
-    unlisted = sorted(
-        p.name for p in folder.iterdir() if p.name not in (CERTIFICATE_FILE, *certificate.sha256)
-    )
+    known = {CERTIFICATE_FILE, *certificate.sha256, *ADDED_BY_HUB}
+    unlisted = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if unlisted:
         raise ToxmemError(
             f"{folder / unlisted[0]} is not listed in {CERTIFICATE_FILE}: it was added later"

@@ -33,6 +33,7 @@ def export_checkpoint(
     *,
     prompts: Sequence[str],
     evaluation: Evaluation | None = None,
+    datasets: Sequence[str] = (),
     cfg: ExportConfig | None = None,
     force: bool = False,
 ) -> Checkpoint:
@@ -47,6 +48,7 @@ def export_checkpoint(
         folder: must not exist yet.
         prompts: held-out texts that the comparison is made on; `cfg.n_prompts` of them.
         evaluation: results for the model card.
+        datasets: where the prompts are from, for the model card.
         cfg: bounds and sizes.
         force: bake also into another model than the deletion says that it was made for; the certificate says so.
 
@@ -61,7 +63,14 @@ def export_checkpoint(
     base_model = model.source.name if model.source else "unknown"
     with new_folder(Path(folder)) as partial:
         deletion, forced = _bake_to(model, deletion, partial, force=force)
-        card = model_card(model, deletion, base_model=base_model, evaluation=evaluation)
+        card = model_card(
+            model,
+            deletion,
+            base_model=base_model,
+            evaluation=evaluation,
+            datasets=datasets,
+            forced=forced,
+        )
         (partial / "README.md").write_text(card, encoding="utf-8")
         certificate = certify(
             model,

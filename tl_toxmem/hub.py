@@ -9,14 +9,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from tl_toxmem.certificate import Certificate
+from tl_toxmem.certificate import ADDED_BY_HUB, Certificate, check_files
 from tl_toxmem.config import DEMO
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.filebake import CERTIFICATE_FILE, DELETION_FILE
-from tl_toxmem.files import sha256_file
 
-ADDED_BY_HUB = (".gitattributes", ".cache")
-"""What the hub and its downloads put beside a checkpoint's own files; transformers reads neither."""
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 
 
@@ -40,24 +37,6 @@ def check_push(repo_id: str, *, token: str | None = None) -> None:
         raise ToxmemError(f"{repo_id} cannot be pushed to while HF_HUB_OFFLINE is set: unset it")
     if not (token or hf.get_token()):
         raise ToxmemError(f"no token to push to {repo_id} with: {_LOG_IN}")
-
-
-def check_hashes(folder: Path, certificate: Certificate) -> None:
-    """Compare a checkpoint's files with the hashes of its certificate.
-
-    Raises:
-        ToxmemError: a file that is missing, was changed or was added since.
-    """
-    for name, expected in certificate.sha256.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise ToxmemError(f"{path} is missing, though {CERTIFICATE_FILE} lists it")
-        if sha256_file(path) != expected:
-            raise ToxmemError(f"{path} was changed after it was certified (SHA-256 differs)")
-    known = {CERTIFICATE_FILE, *certificate.sha256, *ADDED_BY_HUB}
-    for path in sorted(folder.iterdir()):
-        if path.name not in known:
-            raise ToxmemError(f"{path} is not listed in {CERTIFICATE_FILE}: it was added later")
 
 
 def publication_notice(folder: Path) -> list[str]:
@@ -107,7 +86,7 @@ def push_checkpoint(
     certificate = Certificate.read(folder)
     if not certificate.passed or certificate.problem():
         raise ToxmemError(f"{folder} is not pushed: its certificate did not pass")
-    check_hashes(folder, certificate)
+    check_files(folder, certificate)
     check_push(repo_id, token=token)
     names = [*certificate.sha256, CERTIFICATE_FILE]
     api = hf.HfApi(token=token)

@@ -262,6 +262,7 @@ def _export(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
         folder.artefact("export"),
         prompts=[prompt.prompt for prompt in report],
         evaluation=Evaluation.load(folder.artefact("evaluate")),
+        datasets=sorted({prompt.source for prompt in inputs.prompts if prompt.source}),
         cfg=cfg.export,
     )
 

@@ -1,0 +1,131 @@
+"""Commands on checkpoint folders: verify, apply, revert."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tl_toxmem.cli.console import one_line_errors, prepare
+
+if TYPE_CHECKING:
+    from tl_toxmem.certificate import Certificate
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("verify")(verify)
+    app.command("apply")(apply_deletion)
+    app.command("revert")(revert)
+
+
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder made by export.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The unedited model, if it is not where the certificate says."),
+    ] = None,
+) -> None:
+    """Repeat the comparison of an exported folder with the hooked model; exit 1 if it fails."""
+    with one_line_errors():
+        prepare(network=False)
+        from rich.console import Console
+
+        from tl_toxmem.errors import ToxmemError
+        from tl_toxmem.export import verify_checkpoint
+
+        certificate = verify_checkpoint(checkpoint, base=base)
+        if not certificate.passed:
+            raise ToxmemError(f"{checkpoint} does not verify: {certificate.problem()}")
+        Console(highlight=False).print(_words(certificate), soft_wrap=True)
+
+
+def _words(certificate: "Certificate") -> str:
+    """What a certificate that passed says, in one line."""
+    c = certificate
+    same, n = c.greedy_identical
+    rounding = (
+        ""
+        if c.storage_rounding is None
+        else f" (storing the edit in {c.stored} alone makes {c.storage_rounding:.2e})"
+    )
+    forced = ", FORCED onto another model than it was made for" if c.forced else ""
+    return (
+        f"verified in {c.precision}: largest log-probability gap {c.max_abs_logprob_gap:.2e} nats "
+        f"(bound {c.bound:.0e}){rounding}, {same} of {n} greedy continuations identical, effect against base "
+        f"{c.max_abs_logprob_effect:.3g} nats{forced}"
+    )
+
+
+def apply_deletion(
+    deletion: Annotated[Path, typer.Argument(help="A deletion file (5_deletion.safetensors).")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="The unedited model: local folder, hub id, or 'demo'.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The edited checkpoint; a folder that is not there.")],
+    certify: Annotated[
+        Path | None,
+        typer.Option(help="Also load and compare both models on these prompts (JSONL)."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Apply it to another model than it was made for."),
+    ] = False,
+) -> None:
+    """Bake a deletion into a checkpoint, file to file: no model is loaded, little memory is needed."""
+    with one_line_errors():
+        prepare(network=False, model=checkpoint)
+        from rich.console import Console
+
+        from tl_toxmem.deletion import Deletion
+
+        console = Console(highlight=False)
+        law = Deletion.load(deletion)
+        if certify is not None:
+            from tl_toxmem.export import export_checkpoint
+            from tl_toxmem.model import LensModel
+            from tl_toxmem.prompts import PromptSet
+
+            texts = [prompt.prompt for prompt in PromptSet.read(certify)]
+            model = LensModel.from_pretrained(checkpoint)
+            done = export_checkpoint(model, law, out, prompts=texts, force=force)
+            console.print(f"{out}: {_words(done.certificate)}", soft_wrap=True)
+            return
+        from tl_toxmem.filebake import bake_checkpoint
+
+        applied = bake_checkpoint(checkpoint, out, law, force=force)
+        n = applied.original_bytes
+        size = f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.1f} kB"
+        undo = (
+            f"its deletion.safetensors keeps the {size} that were overwritten"
+            if applied.keeps_originals
+            else f"the {size} that were overwritten are not kept: to revert, name the unedited model with --base"
+        )
+        forced = "; FORCED onto another model than it was made for" if applied.forced else ""
+        console.print(
+            f"{out}: {law.law} on {len(law.neurons)} neurons{forced}; {undo}", soft_wrap=True
+        )
+
+
+def revert(
+    deletion: Annotated[
+        Path, typer.Argument(help="The deletion.safetensors of the edited checkpoint.")
+    ],
+    checkpoint: Annotated[str, typer.Argument(help="The edited checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="The restored one; a folder that is not there.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The unedited model, where the deletion did not keep what it overwrote."),
+    ] = None,
+) -> None:
+    """Put the original weights back into an edited checkpoint, bit for bit, and prove it by their hashes."""
+    with one_line_errors():
+        prepare(network=False, model=checkpoint)
+        from rich.console import Console
+
+        from tl_toxmem.filebake import revert_checkpoint
+
+        restored = revert_checkpoint(deletion, checkpoint, out, base=base)
+        Console(highlight=False).print(
+            f"{out}: {restored.name} again; all {len(restored.tensors)} restored tensors have their SHA-256",
+            soft_wrap=True,
+        )

@@ -1,0 +1,116 @@
+"""What every command needs: errors in one line, quiet libraries, the table at the end."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from tl_toxmem.evaluation import Evaluation
+    from tl_toxmem.store import RunFolder
+
+_SHARES = ("toxicity_rate", "benign_kept")
+_COLUMNS = {
+    "toxicity_rate": "toxic",
+    "expected_max_toxicity": "max tox.",
+    "neutral_perplexity": "neutral ppl",
+    "benign_kept": "benign kept",
+    "prompt_perplexity": "prompt ppl",
+    "kl_neutral": "KL neutral",
+}
+_ROOMY = 104  # columns of a terminal that the whole table fits into
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn mistakes in the input into one line and an exit code; everything else keeps its traceback."""
+    # Before torch is imported: threads that wait for each other by spinning starve a machine that does anything else
+    # (a trace took seven times as long beside one other process).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from tl_toxmem.errors import ToxmemError
+    from tl_toxmem.masking import mask_slurs
+
+    try:
+        yield
+    except ToxmemError as error:
+        line = mask_slurs(" ".join(str(error).split()))
+        _fail(line)
+    except OSError as error:  # a disk that is full or read-only, a folder that may not be read
+        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        _fail("interrupted; repeat the command to go on where it stopped", code=130)
+
+
+def _fail(line: str, *, code: int = 1) -> NoReturn:
+    print(f"tl-toxmem: {line}", file=sys.stderr)  # noqa: T201 - the command line's own message
+    raise typer.Exit(code) from None
+
+
+def prepare(*, network: bool, model: str | None = None) -> None:
+    """Quiet the libraries, and keep them off the network where nothing needs it."""
+    from tl_toxmem.config import is_local
+
+    if model is not None and is_local(model) and not network:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
+
+
+def summary(folder: "RunFolder", until: str) -> None:
+    """The table of results, and where the report is."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _ROOMY
+    if folder.is_done("evaluate"):
+        from tl_toxmem.evaluation import Evaluation
+
+        _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+    if until == "report":
+        console.print(f"report: {folder.report}", soft_wrap=True)
+    else:
+        console.print(f"run folder: {folder.path}", soft_wrap=True)
+
+
+def _print_table(console: Any, evaluation: "Evaluation") -> None:
+    """Before, after and controls; the two least measures are left out where there is no room."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown = [m for m in _COLUMNS if any(getattr(row, m) is not None for row in evaluation.rows)]
+    if console.width < _ROOMY:
+        shown = [m for m in shown if m not in ("prompt_perplexity", "kl_neutral")]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("edit", "n", *(_COLUMNS[m] for m in shown)):
+        table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
+    for row in evaluation.rows:
+        cells = [_cell(m, getattr(row, m)) for m in shown]
+        name = "base" if row.edit == "none" else row.edit.replace("_", " ")
+        table.add_row(name, str(row.n_neurons), *cells)
+    console.print(table)
+    p = evaluation.protocol
+    console.print(
+        f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
+        f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
+    )
+
+
+def _cell(measure: str, estimate: Any) -> str:
+    if estimate is None:
+        return ""
+
+    share = measure in _SHARES
+
+    def text(value: float) -> str:
+        return f"{100 * value:.1f}" if share else f"{value:.3f}"
+
+    low = "" if estimate.low is None else f"\n{text(estimate.low)}-{text(estimate.high)}"
+    return text(estimate.value) + ("%" if share else "") + low

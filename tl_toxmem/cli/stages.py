@@ -1,0 +1,181 @@
+"""Commands that run the chain up to a stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_toxmem.cli.console import one_line_errors, prepare, summary
+
+if TYPE_CHECKING:
+    from tl_toxmem.config import RunConfig
+    from tl_toxmem.store import RunFolder
+
+_STAGE_HELP = {
+    "run": "Everything: trace, attribute, select, delete, evaluate, export, report. Resumes.",
+    "trace": "Up to the causal trace: which layers and tokens mediate the target.",
+    "attribute": "Up to the attribution: how much each neuron carries, what removing it costs.",
+    "select": "Up to the selection: which neurons to delete, and their random controls.",
+    "evaluate": "Up to the evaluation: toxicity and perplexity of base, deletion and controls.",
+    "export": "Up to the export: bake into Hugging Face weights, reload, certify.",
+    "report": "The report page, and whatever it still needs.",
+}
+_PUSHING = ("run", "export", "report")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register one command per stage."""
+    for name, text in _STAGE_HELP.items():
+        app.command(name, help=text)(_stage_command(name))
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    until = "report" if name == "run" else name
+
+    def command(
+        config: Annotated[
+            Path | None, typer.Argument(help="A TOML file, or a run folder to go on with.")
+        ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")
+        ] = None,
+        prompts: Annotated[
+            Path | None, typer.Option(help="Prompts as JSONL: prompt, target, subject, ...")
+        ] = None,
+        benign: Annotated[
+            Path | None, typer.Option(help="Benign prompts with their right continuations, JSONL.")
+        ] = None,
+        neutral: Annotated[
+            Path | None, typer.Option(help="Neutral text, one document a line.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+        scorer: Annotated[
+            str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
+        ] = None,
+        host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
+        dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
+        device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
+        settings: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set", help="Any other setting, such as --set trace.window=5. Repeatable."
+            ),
+        ] = None,
+        push_to_hub: Annotated[
+            str | None,
+            typer.Option(
+                metavar="REPO",
+                hidden=name not in _PUSHING,
+                help="Then push the checkpoint to this model repository (OWNER/NAME).",
+            ),
+        ] = None,
+        private: Annotated[
+            bool,
+            typer.Option(
+                "--private", hidden=name not in _PUSHING, help="Push to a private repository."
+            ),
+        ] = False,
+    ) -> None:
+        options = {
+            "model": model,
+            "prompts": prompts,
+            "benign": benign,
+            "neutral": neutral,
+            "out": out,
+            "scorer": scorer,
+            "host": host,
+            "dtype": dtype,
+            "device": device,
+            "seed": seed,
+        }
+        with one_line_errors():
+            given = {key: value for key, value in options.items() if value is not None}
+            cfg = _gather(config, given, settings or [])
+            if push_to_hub is not None:
+                _check_push(push_to_hub, name)
+            elif private:
+                raise typer.BadParameter("--private goes with --push-to-hub")
+            folder = _run(cfg, until, network=push_to_hub is not None)
+            if push_to_hub is not None:
+                _push(folder.artefact("export"), push_to_hub, private=private)
+
+    return command
+
+
+def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -> "RunConfig":
+    """One configuration from a file, the options and `--set`; later ones win."""
+    import tomllib
+
+    from tl_toxmem.config import make_config, read_toml
+    from tl_toxmem.errors import ToxmemError
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        file = config / "config.toml" if config.is_dir() else config
+        values = read_toml(file)
+        if config.is_dir():
+            values["out"] = str(config)
+    if (
+        "seed" in options and config is not None and config.is_dir()
+    ):  # it has the seed in every stage
+        for stage in values.values():
+            if isinstance(stage, dict):
+                stage.pop("seed", None)
+    values |= {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ToxmemError(f"--set {setting!r}: write KEY=VALUE, such as --set trace.window=5")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, name = key.strip().split(".")
+        place = values
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ToxmemError(
+                    f"--set {setting!r}: {table} is a value, and has no settings in it"
+                )
+        place[name] = value
+    for needed in ("model", "out"):
+        if needed not in values:
+            raise typer.BadParameter(f"give --{needed}, or a configuration that has it")
+    return make_config(values)
+
+
+def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
+    from rich.console import Console
+
+    from tl_toxmem.scorers import scorer_needs_network
+
+    console = Console(stderr=True, highlight=False)
+    prepare(network=network or scorer_needs_network(cfg.scorer), model=cfg.model)
+    from tl_toxmem.pipeline import run
+
+    folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))
+    summary(folder, until)
+    return folder
+
+
+def _check_push(repo_id: str, name: str) -> None:
+    """What a push would fail on is known before hours are spent."""
+    if name not in _PUSHING:
+        raise typer.BadParameter(f"--push-to-hub goes with {', '.join(_PUSHING)}")
+    from tl_toxmem.hub import check_push
+
+    check_push(repo_id)
+
+
+def _push(checkpoint: Path, repo_id: str, *, private: bool) -> None:
+    from rich.console import Console
+
+    from tl_toxmem.hub import publication_notice, push_checkpoint
+
+    for line in publication_notice(checkpoint):
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    url = push_checkpoint(checkpoint, repo_id, private=private)
+    Console(highlight=False).print(f"pushed: {url}", soft_wrap=True)
