@@ -40,11 +40,11 @@ def blocks_of(plain):
     return blocks, names[0]
 
 
-def w_out_of(plain, arch, layer):
+def w_out_of(plain, arch, layer, name="w_out"):
     from tl_toxmem.sites import ARCHITECTURES
 
-    name = ARCHITECTURES[arch].w_out.format(layer=layer)
-    return plain.get_submodule(name.removesuffix(".weight"))
+    path = getattr(ARCHITECTURES[arch], name).format(layer=layer)
+    return plain.get_submodule(path.removesuffix(".weight"))
 
 
 def test_logits_are_those_of_transformers(model, batch, plain, arch, tolerance):
@@ -85,6 +85,7 @@ def test_hook_points_have_the_values_of_the_hugging_face_modules(
         block.register_forward_hook(keep(("resid_post", layer)))
         getattr(block, attention).register_forward_hook(keep(("attn_out", layer)))
         block.mlp.register_forward_hook(keep(("mlp_out", layer)))
+        w_out_of(plain, arch, layer, "w_pre").register_forward_hook(keep(("mlp_pre", layer)))
         w_out_of(plain, arch, layer).register_forward_hook(
             lambda m, args, out, layer=layer: found.__setitem__(("mlp_post", layer), args[0])
         )
@@ -97,6 +98,66 @@ def test_hook_points_have_the_values_of_the_hugging_face_modules(
     for key, value in captured.items():
         assert value.shape == found[key].shape
         assert torch.allclose(value[mask.bool()], found[key][mask.bool()], atol=tolerance), key
+
+
+@pytest.mark.parametrize("site", ["mlp_pre", "mlp_post", "mlp_out", "attn_out"])
+def test_what_a_hook_returns_is_what_the_model_goes_on_with(
+    model, batch, plain, arch, site, tolerance
+):
+    from tl_toxmem.model import plain_log_probs
+
+    tokens, mask = batch
+    change = torch.linspace(
+        -0.5, 0.5, model.d_mlp if site in ("mlp_pre", "mlp_post") else model.d_model
+    )
+    with model.hooks([(site, 1, lambda a: a + change.to(a.dtype))]):
+        found = model.forward(tokens, mask).log_softmax(-1)
+    blocks, attention = blocks_of(plain)
+    module = {
+        "mlp_pre": w_out_of(plain, arch, 1, "w_pre"),
+        "mlp_post": w_out_of(plain, arch, 1),
+        "mlp_out": blocks[1].mlp,
+        "attn_out": getattr(blocks[1], attention),
+    }[site]
+    if site == "mlp_post":  # what goes into the output matrix
+        module.register_forward_pre_hook(lambda m, args: (args[0] + change.to(args[0].dtype),))
+    else:
+
+        def add(m, args, out):
+            if isinstance(out, tuple):
+                return (out[0] + change.to(out[0].dtype), *out[1:])
+            return out + change.to(out.dtype)
+
+        module.register_forward_hook(add)
+    expected = plain_log_probs(plain, tokens, mask)
+    base = model.forward(tokens, mask).log_softmax(-1)
+    assert (found - base)[mask.bool()].abs().max() > 1e-2
+    assert (found - expected)[mask.bool()].abs().max() < tolerance
+
+
+def test_mlp_weights_in_one_orientation(model, batch, arch, tolerance):
+    """`mlp_out = mlp_post W_out + b_out`, and editing the view edits the model."""
+    tokens, mask = batch
+    sites = [("mlp_post", 2), ("mlp_out", 2)]
+    _, found = model.capture(tokens, mask, sites=sites)
+    weights = model.mlp_weights(2)
+    assert weights.w_out.shape == (model.d_mlp, model.d_model)
+    assert weights.w_pre.shape == (model.d_model, model.d_mlp)
+    bias = 0 if weights.b_out is None else weights.b_out
+    expected = found["mlp_post", 2] @ weights.w_out + bias
+    assert (expected - found["mlp_out", 2])[mask.bool()].abs().max() < tolerance
+    before = weights.w_out.clone()
+    weights.w_out.zero_()
+    _, silent = model.capture(tokens, mask, sites=sites)
+    assert (silent["mlp_out", 2] - bias)[mask.bool()].abs().max() < tolerance
+    weights.w_out.copy_(before)
+
+
+def test_mlp_weights_of_no_layer(model):
+    from tl_toxmem import ToxmemError
+
+    with pytest.raises(ToxmemError, match="no layer 4: the model has layers 0 to 3"):
+        model.mlp_weights(4)
 
 
 def test_resuming_skips_the_blocks_below_and_gives_the_same_logits(model, batch, tolerance):

@@ -55,7 +55,7 @@ tl-toxmem revert FOLDER/deletion.safetensors FOLDER OUT
 ```
 
 puts the base's weights back bit for bit: `deletion.safetensors` is the edit itself and keeps what it overwrote (up to
-256 MB; beyond that, name the base with `--base`)."""
+128 MB; beyond that, name the base with `--base`)."""
 _FORCED = "**The deletion was made for another model, and its use on this one was forced.**"
 _LIMITS = """\
 - Toxicity was measured on prompts of one kind with one way of sampling; it is no guarantee on others, and scorers err.

@@ -168,7 +168,7 @@ class RunConfig(_Config):
     """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`; default: detoxify:original, and
     the offline profanity for the demo."""
     host: Literal["auto", "hooked", "bridge"] = "auto"
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     prepend_bos: bool = False
     """Put the tokenizer's beginning-of-text token before every text (Hugging Face and ROME do not, for GPT-2)."""

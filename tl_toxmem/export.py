@@ -60,7 +60,7 @@ def export_checkpoint(
     texts = list(prompts)[: cfg.n_prompts]
     if not texts:
         raise ToxmemError("export needs at least one held-out prompt to compare on")
-    base_model = model.source.name if model.source else "unknown"
+    base_model = model.name
     with new_folder(Path(folder)) as partial:
         deletion, forced = _bake_to(model, deletion, partial, force=force)
         card = model_card(
@@ -97,7 +97,7 @@ def _bake_to(
         return replace(deletion, base=applied.deletion.base), applied.forced
     parameters = {name: p.data for name, p in hf.named_parameters()}
     forced = check_base(deletion, model.arch, parameters.get, where="the model", force=force)
-    base = base_of(deletion, model.arch, parameters.get, name="unknown", revision=None)
+    base = base_of(deletion, model.arch, parameters.get, name=model.name, revision=None)
     undo = bake(hf, deletion, force=force)
     try:
         hf.save_pretrained(folder)

@@ -42,7 +42,7 @@ COMPANIONS = (
     "LICENSE.txt",
 )
 """What is copied beside the weights: what a model needs, and no notes, pickled weights or the card of the base."""
-MAX_ORIGINALS = 256 * 2**20
+MAX_ORIGINALS = 128 * 2**20
 """Bytes of overwritten values up to which the delta keeps them; more would be no small file."""
 _CHUNK = 2**24
 
@@ -120,11 +120,13 @@ def bake_into(source: Source, folder: Path, deletion: Deletion, *, force: bool) 
             size += original.nbytes
             if size <= MAX_ORIGINALS:
                 originals[change.name] = Original(change.neurons, original.clone())
+            else:
+                originals.clear()
             put(view, change.neurons, change.values)
             copied.write(change.name, tensor)
     keeps = size <= MAX_ORIGINALS
     deletion = replace(deletion, base=base)
-    save_deletion(deletion, folder / DELETION_FILE, originals=originals if keeps else None)
+    save_deletion(deletion, folder / DELETION_FILE, originals=originals)
     return Applied(folder, deletion, size, keeps, forced)
 
 

@@ -54,7 +54,9 @@ def _stage_command(name: str) -> Callable[..., None]:
             str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
         ] = None,
         host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
-        dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16.")] = None,
+        dtype: Annotated[
+            str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
+        ] = None,
         device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
         settings: Annotated[

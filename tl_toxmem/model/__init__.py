@@ -1,7 +1,7 @@
 """One surface over TransformerLens's hosts: loading, hooks, forward, resume, gradients, generation."""
 
 from tl_toxmem.model.generate import Sampling
-from tl_toxmem.model.lens import Hook, HookFn, LensModel
+from tl_toxmem.model.lens import LensModel, MLPWeights
 from tl_toxmem.model.load import (
     Source,
     demo_folder,
@@ -9,11 +9,13 @@ from tl_toxmem.model.load import (
     load_hf,
     plain_log_probs,
 )
+from tl_toxmem.model.running import Hook, HookFn
 
 __all__ = [
     "Hook",
     "HookFn",
     "LensModel",
+    "MLPWeights",
     "Sampling",
     "Source",
     "demo_folder",

@@ -7,7 +7,6 @@ The Bridge wraps the modules of a Hugging Face model in place; that object can n
 `clean_hf` builds a fresh one around the same tensors.
 """
 
-import copy
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.load import positions_of
+from tl_toxmem.model.shell import shell
 from tl_toxmem.sites import architecture
 
 
@@ -52,7 +53,7 @@ class BridgeHost:
         logits: Tensor = self.raw(
             tokens,
             attention_mask=self._mask4(mask, tokens.shape[1]),
-            position_ids=_positions(mask),
+            position_ids=positions_of(mask),
             logits_to_keep=keep or 0,
         )
         return logits
@@ -71,7 +72,7 @@ class BridgeHost:
         mask4 = self._mask4(mask, resid.shape[1])
         options: dict[str, Any] = {}
         if self._rotary is not None:
-            options["position_embeddings"] = self._rotary(resid, _positions(mask))
+            options["position_embeddings"] = self._rotary(resid, positions_of(mask))
         for block in self.raw.blocks[layer:]:
             out = block(resid, attention_mask=mask4, **options)
             resid = out[0] if isinstance(out, tuple) else out
@@ -91,7 +92,7 @@ class BridgeHost:
         logits, cache = self.raw(
             new,
             attention_mask=mask4,
-            position_ids=_positions(mask)[:, -new.shape[1] :],
+            position_ids=positions_of(mask)[:, -new.shape[1] :],
             use_cache=True,
             return_type="logits_and_cache",
             logits_to_keep=1,
@@ -120,35 +121,13 @@ class BridgeHost:
         """A Hugging Face model around the very same tensors, fit to be edited and saved."""
         wrapped = self.raw.original_model
         state = {_plain(key): v for key, v in wrapped.state_dict(keep_vars=True).items()}
-        config = copy.deepcopy(wrapped.config)
-        config.output_attentions = (
-            False  # the Bridge's own loader sets it; it is not the checkpoint's
-        )
-        config._attn_implementation = None  # transformers' own choice again, not the Bridge's
-        with torch.device("meta"):
-            clean: Any = type(wrapped)(config)
-        clean.load_state_dict(
-            {key: state[key] for key in clean.state_dict()}, assign=True, strict=True
-        )
-        clean.tie_weights()
-        # Buffers that no checkpoint carries (rotary frequencies, causal masks) are still on the meta device.
         buffers = {_plain(name): value for name, value in wrapped.named_buffers()}
-        for name, value in list(clean.named_buffers()):
-            if value.is_meta:
-                parent, _, leaf = name.rpartition(".")
-                clean.get_submodule(parent).register_buffer(leaf, buffers[name], persistent=False)
-        model: PreTrainedModel = clean.eval()
-        return model
+        return shell(wrapped, state=state, buffers=buffers)
 
 
 def _plain(key: str) -> str:
     """A name inside the wrapped model as the checkpoint has it."""
     return key.replace("._original_component", "")
-
-
-def _positions(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Positions that begin at 0 with each row's first real token."""
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _window(config: Any) -> int | None:

@@ -1,14 +1,14 @@
 """`LensModel`: one surface over HookedTransformer and TransformerBridge, on raw Hugging Face weights.
 
-Token tensors are always left-padded and always come with their mask; text goes through the checkpoint's
-own tokenizer and never through TransformerLens's, which may add a BOS token or replace the tokenizer.
+Text goes through the checkpoint's own tokenizer and never through TransformerLens's, which may add a BOS token or
+replace the tokenizer.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,51 +17,52 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model.bridge import BridgeHost
-from tl_toxmem.model.generate import Sampling, decode
 from tl_toxmem.model.hooked import HookedHost
 from tl_toxmem.model.load import (
     Source,
     check_tokenizer,
     find_source,
+    from_object,
     load_hf,
     load_tokenizer,
     plain_log_probs,
+    vocabulary_size,
 )
-from tl_toxmem.sites import Architecture, Site, architecture, hook_name
+from tl_toxmem.model.running import Host, Runner
+from tl_toxmem.sites import Architecture, architecture
 
-HookFn = Callable[[Tensor], Tensor | None]
-Hook = tuple[Site, int, HookFn]
-HostName = Literal["auto", "hooked", "bridge"]
+HOSTS = ("auto", "hooked", "bridge")
 
 # Two implementations of the same sums in another order; 48 layers of float32 stay well below it, and a wrong
 # weight, position or mask is far above it. transformers takes norms, rotary embeddings or softmaxes of some
-# architectures in float32 whatever the precision, so float64 is allowed no less; bfloat16 rounds 2^16 times coarser.
-HOST_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 1.0}
+# architectures in float32 whatever the precision, so float64 is allowed no less; bfloat16 rounds 2^16 times coarser,
+# float16 2^13 times, and it overflows sooner.
+HOST_TOLERANCE = {
+    torch.float64: 1e-3,
+    torch.float32: 1e-3,
+    torch.float16: 0.5,
+    torch.bfloat16: 1.0,
+}
 
 
-@runtime_checkable
-class Host(Protocol):
-    """What a TransformerLens model must offer; see `HookedHost` and `BridgeHost`."""
+@dataclass(frozen=True)
+class MLPWeights:
+    """One layer's MLP, as views of the model's own tensors.
 
-    kind: Literal["hooked", "bridge"]
-    raw: Any
-    n_layers: int
-    points: dict[str, Any]
+    Attributes:
+        w_out: [d_mlp, d_model] what each neuron writes.
+        b_out: [d_model], or None.
+        w_pre: [d_model, d_mlp] what each neuron reads; in a gated MLP, the gate.
+        b_pre: [d_mlp], or None.
+    """
 
-    def forward(self, tokens: Tensor, mask: Tensor, keep: int | None) -> Tensor:
-        """Logits of the last `keep` positions."""
-        ...
-
-    def resume(self, resid: Tensor, layer: int, mask: Tensor, keep: int | None) -> Tensor:
-        """Logits from what enters block `layer`."""
-        ...
-
-    def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Logits after `new` tokens, and the cache."""
-        ...
+    w_out: Float[Tensor, "d_mlp d_model"]
+    b_out: Float[Tensor, " d_model"] | None
+    w_pre: Float[Tensor, "d_model d_mlp"]
+    b_pre: Float[Tensor, " d_mlp"] | None
 
 
-class LensModel:
+class LensModel(Runner):
     """A language model on a TransformerLens host. Make one by `from_pretrained` or `wrap`."""
 
     def __init__(
@@ -73,14 +74,24 @@ class LensModel:
         source: Source | None,
         hf: PreTrainedModel | None,
         prepend_bos: bool,
+        name: str = "unknown",
     ) -> None:
         if prepend_bos and tokenizer.bos_token_id is None:
             raise ToxmemError("prepend_bos: the tokenizer has no beginning-of-text token")
-        self.host, self.tokenizer, self.arch, self.source = host, tokenizer, arch, source
+        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        super().__init__(
+            host,
+            pad_id=next(int(i) for i in pads if i is not None),
+            eos_id=None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id),
+        )
+        self.tokenizer, self.arch, self.source = tokenizer, arch, source
         self.prepend_bos = prepend_bos
+        self.name = source.name if source else name
         self._hf = hf
+        self._checked: PreTrainedModel | None = (
+            None  # the checkpoint of a wrapped HookedTransformer
+        )
         cfg = host.raw.cfg
-        self.n_layers: int = cfg.n_layers
         self.d_model: int = cfg.d_model
         self.d_mlp: int = cfg.d_mlp
         self.d_vocab: int = cfg.d_vocab
@@ -90,55 +101,74 @@ class LensModel:
         self.device: torch.device = parameter.device
 
     def __repr__(self) -> str:
-        name = self.source.name if self.source else "wrapped"
         return (
-            f"LensModel({name}, {self.host.kind}, {self.n_layers} layers, d_model {self.d_model}, "
+            f"LensModel({self.name}, {self.host.kind}, {self.n_layers} layers, d_model {self.d_model}, "
             f"d_mlp {self.d_mlp}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
         )
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        model: str | Path | PreTrainedModel,
         *,
-        host: HostName = "auto",
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        host: str = "auto",
+        dtype: torch.dtype | None = None,
+        device: str | None = None,
         revision: str | None = None,
         prepend_bos: bool = False,
     ) -> "LensModel":
-        """Load a local folder, a hub id or `demo`, and check it once against plain transformers.
+        """Load a local folder, a hub id or `demo`, or take a Hugging Face model; checked once against transformers.
 
         Args:
-            name_or_path: a folder with config.json, safetensors and tokenizer files; a hub id; `demo`.
+            model: a folder with config.json, safetensors and tokenizer files; a hub id; `demo`; or a model object,
+                whose weights are shared and which is left as it was.
+            tokenizer: for a model object; for a checkpoint, in place of its own.
             host: `auto` takes HookedTransformer where the installed TransformerLens has it.
-            dtype: of the weights and activations.
-            device: where the weights go, such as `cpu` or `cuda:0`.
+            dtype: of the weights and activations; default: float32, or that of the model object.
+            device: where the weights go, such as `cuda:0`; default: cpu, or that of the model object.
             revision: of a hub id.
             prepend_bos: put the beginning-of-text token before every text.
 
         Raises:
-            ToxmemError: model missing, of an unsupported architecture, damaged, without its tokenizer, or
-                not equal to plain transformers on this host.
+            ToxmemError: model missing, of an unsupported architecture, damaged, without its tokenizer, in a
+                precision that the device cannot do, or not equal to plain transformers on this host.
         """
-        source = find_source(name_or_path, revision=revision)
-        hf = load_hf(source, dtype=dtype, device=device)
-        arch = architecture(hf.config.model_type, where=source.name)
-        embedding: Any = hf.get_input_embeddings().weight
-        d_vocab = int(embedding.shape[0])
-        tokenizer = load_tokenizer(source, d_vocab=d_vocab)
+        if isinstance(model, str | Path):
+            source = find_source(model, revision=revision)
+            hf = load_hf(source, dtype=dtype or torch.float32, device=device or "cpu")
+            name = source.name
+        else:
+            source, name = None, str(model.config.name_or_path or "unknown")
+            if tokenizer is None:
+                raise ToxmemError(f"a model object ({name}) needs its tokenizer: give tokenizer=")
+            architecture(model.config.model_type, where=name)
+            hf = from_object(model, dtype=dtype, device=device)
+        arch = architecture(hf.config.model_type, where=name)
+        d_vocab = vocabulary_size(hf)
+        if tokenizer is not None:
+            tokenizer = check_tokenizer(tokenizer, d_vocab=d_vocab, where="the tokenizer given")
+        else:
+            assert source is not None
+            tokenizer = load_tokenizer(source, d_vocab=d_vocab)
         probe, mask = _probe(d_vocab, int(hf.config.max_position_embeddings), hf.device)
         expected = plain_log_probs(hf, probe, mask)
         kind = _pick_host(host)
-        model = cls._on(
-            kind, hf, tokenizer=tokenizer, arch=arch, source=source, prepend_bos=prepend_bos
+        made = cls._on(
+            kind,
+            hf,
+            tokenizer=tokenizer,
+            arch=arch,
+            source=source,
+            prepend_bos=prepend_bos,
+            name=name,
         )
-        gap = model._gap(expected)
-        if not gap <= HOST_TOLERANCE[dtype]:
+        gap = made._gap(expected)
+        if not gap <= HOST_TOLERANCE[made.dtype]:
             raise ToxmemError(
-                f"{source.name} on host {kind!r} differs from transformers by {gap:.3g} nats"
+                f"{name} on host {kind!r} differs from transformers by {gap:.3g} nats"
             )
-        return model
+        return made
 
     @classmethod
     def _on(
@@ -150,12 +180,20 @@ class LensModel:
         arch: Architecture,
         source: Source | None,
         prepend_bos: bool,
+        name: str,
     ) -> "LensModel":
         """A Hugging Face model on a host; only HookedTransformer leaves `hf` itself fit to be saved."""
         hooked = kind == "hooked"
         host: Host = HookedHost.from_hf(hf) if hooked else BridgeHost.from_hf(hf)
-        kept = hf if hooked else None
-        return cls(host, tokenizer, arch=arch, source=source, hf=kept, prepend_bos=prepend_bos)
+        return cls(
+            host,
+            tokenizer,
+            arch=arch,
+            source=source,
+            hf=hf if hooked else None,
+            prepend_bos=prepend_bos,
+            name=name,
+        )
 
     @classmethod
     def wrap(
@@ -229,6 +267,8 @@ class LensModel:
             return self._hf
         if isinstance(self.host, BridgeHost):
             return self.host.clean_hf()
+        if self._checked is not None:
+            return self._checked
         if self.source is None:
             raise ToxmemError(
                 "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
@@ -241,7 +281,27 @@ class LensModel:
                 f"the checkpoint {self.source.name} is not what the wrapped model was made from: they differ by "
                 f"{gap:.3g} nats"
             )
+        self._checked = hf
         return hf
+
+    def mlp_weights(self, layer: int) -> MLPWeights:
+        """The weights of a layer's MLP, in one orientation for every host and architecture; nothing is copied.
+
+        Raises:
+            ToxmemError: no such layer; or see `clean_hf`.
+        """
+        self._check_layer(layer)
+        parameters = dict(self.clean_hf().named_parameters())
+
+        def get(pattern: str, *, across: bool) -> Any:
+            parameter = parameters.get(pattern.format(layer=layer))
+            if parameter is None:
+                return None
+            return parameter.data.T if across and parameter.ndim > 1 else parameter.data
+
+        across = not self.arch.rows_are_neurons
+        names = ("w_out", "b_out", "w_pre", "b_pre")
+        return MLPWeights(*(get(getattr(self.arch, name), across=across) for name in names))
 
     def _gap(self, expected: Float[Tensor, "batch pos d_vocab"]) -> float:
         """Largest difference from what plain transformers said of the probe, in nats."""
@@ -269,6 +329,7 @@ class LensModel:
             arch=self.arch,
             source=self.source,
             prepend_bos=self.prepend_bos,
+            name=self.name,
         )
 
     # Text and tokens
@@ -278,14 +339,6 @@ class LensModel:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return [int(bos), *ids] if self.prepend_bos else ids
-
-    @property
-    def pad_id(self) -> int:
-        """The id that fills the left of short rows; masked, so its value never matters."""
-        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if candidate is not None:
-                return int(candidate)
-        return 0
 
     def pad(
         self, rows: Sequence[Sequence[int]]
@@ -299,147 +352,12 @@ class LensModel:
             mask[i, width - len(row) :] = 1
         return tokens.to(self.device), mask.to(self.device)
 
-    # Running
 
-    @torch.no_grad()
-    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Token embeddings, before positions are added."""
-        embeddings: Tensor = self.host.raw.embed(tokens)
-        return embeddings
-
-    @contextmanager
-    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
-        """Attach `(site, layer, fn)` for the duration; `fn(activation)` returns a new tensor or None.
-
-        Raises:
-            ToxmemError: a site or layer that the model does not have; nothing is attached then.
-        """
-        wanted = [(self._point(site, layer), fn) for site, layer, fn in hooks]
-        added: list[tuple[Any, Any]] = []
-        try:
-            for point, fn in wanted:
-                point.add_hook(_as_lens_hook(fn))  # returns a handle on 4.x only
-                added.append((point, point.fwd_hooks[-1]))
-            yield
-        finally:
-            for point, handle in reversed(added):
-                handle.hook.remove()
-                point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
-
-    def _point(self, site: Site, layer: int) -> Any:
-        if not 0 <= layer < self.n_layers:
-            raise ToxmemError(f"no layer {layer}: the model has layers 0 to {self.n_layers - 1}")
-        name = hook_name(site, layer)
-        if name not in self.host.points:  # the Bridge of 3.9 would run on, unhooked
-            raise ToxmemError(f"the model has no hook point {name!r}")
-        return self.host.points[name]
-
-    @torch.no_grad()
-    def forward(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch pos"],
-        *,
-        keep: int | None = None,
-    ) -> Float[Tensor, "batch kept d_vocab"]:
-        """Logits of the last `keep` positions (all for None)."""
-        return self.host.forward(tokens, mask, keep)
-
-    @torch.no_grad()
-    def resume(
-        self,
-        resid: Float[Tensor, "batch pos d_model"],
-        layer: int,
-        mask: Int[Tensor, "batch pos"],
-        *,
-        keep: int | None = None,
-    ) -> Float[Tensor, "batch kept d_vocab"]:
-        """Logits from the residual stream entering block `layer` (`n_layers`: only unembed)."""
-        return self.host.resume(resid, layer, mask, keep)
-
-    def capture(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch pos"],
-        *,
-        sites: Sequence[tuple[Site, int]],
-        keep: int | None = None,
-    ) -> tuple[Tensor, dict[tuple[Site, int], Tensor]]:
-        """Logits, and copies of the activations at `(site, layer)`, each [batch, pos, width]."""
-        found: dict[tuple[Site, int], Tensor] = {}
-
-        def grab(key: tuple[Site, int]) -> HookFn:
-            def hook(activation: Tensor) -> None:
-                found[key] = activation.detach().clone()
-
-            return hook
-
-        with self.hooks([(site, layer, grab((site, layer))) for site, layer in sites]):
-            logits = self.forward(tokens, mask, keep=keep)
-        return logits, found
-
-    def gradients(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch pos"],
-        *,
-        metric: Callable[[Tensor], Float[Tensor, ""]],
-        site: Site = "mlp_post",
-        keep: int | None = None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Activations at `site` of every layer, and the gradients of `metric(logits)` there.
-
-        One forward and one backward pass; no gradient of a parameter is made.
-        """
-        found: list[Tensor] = [torch.empty(0)] * self.n_layers
-
-        def grab(layer: int) -> HookFn:
-            def hook(activation: Tensor) -> None:
-                found[layer] = activation
-
-            return hook
-
-        hooks: list[Hook] = [("embed", 0, lambda a: a.detach().requires_grad_(True))]
-        hooks += [(site, layer, grab(layer)) for layer in range(self.n_layers)]
-        with torch.enable_grad(), self.hooks(hooks):
-            value = metric(self.host.forward(tokens, mask, keep))
-            gradients = torch.autograd.grad(value, found)
-        return [a.detach() for a in found], list(gradients)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch pos"],
-        *,
-        max_new_tokens: int,
-        sampling: Sampling | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "batch longer"]:
-        """Prompts with their continuations, hooks active; greedy without `sampling`."""
-        eos = self.tokenizer.eos_token_id
-        return decode(
-            self.host,
-            tokens,
-            mask,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            generator=generator,
-            eos=None if eos is None else int(eos),
-            pad=self.pad_id,
-        )
-
-
-def _as_lens_hook(fn: HookFn) -> Callable[..., Tensor | None]:
-    def hooked(activation: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001 - TransformerLens passes it
-        return fn(activation)
-
-    return hooked
-
-
-def _pick_host(host: HostName) -> Literal["hooked", "bridge"]:
+def _pick_host(host: str) -> Literal["hooked", "bridge"]:
+    if host not in HOSTS:
+        raise ToxmemError(f"unknown host {host!r}: choose from {', '.join(HOSTS)}")
     if host != "auto":
-        return host
+        return "hooked" if host == "hooked" else "bridge"
     from importlib.metadata import version
 
     return "hooked" if int(version("transformer-lens").split(".")[0]) < 4 else "bridge"

@@ -20,9 +20,10 @@ from transformers import (
 from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
+from tl_toxmem.model.shell import shell
 from tl_toxmem.sites import Architecture, architecture
 
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE", "README.md")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 TOKENIZER_FILES = (
     *VOCABULARIES,
@@ -30,7 +31,12 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
+
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MOST_PADDING = 1024
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedMod
     Raises:
         ToxmemError: missing or damaged weights, or weights that do not fit the configuration.
     """
-    place = check_device(device)
+    place = check_device(device, dtype)
     read_architecture(source)
     if not list(source.folder.glob("*.safetensors")):
         raise ToxmemError(
@@ -166,6 +172,9 @@ def load_tokenizer(source: Source, *, d_vocab: int) -> PreTrainedTokenizerBase:
 def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTokenizerBase:
     """The tokenizer itself, once it is known to fit.
 
+    Models pad their vocabulary, so that it may have fewer tokens than the model has rows: of the supported ones that
+    are published, Pythia's largest pads most, 50,254 tokens to 50,688 rows. Far fewer are another model's tokenizer.
+
     Raises:
         ToxmemError: see `load_tokenizer`.
     """
@@ -173,20 +182,24 @@ def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTo
         raise ToxmemError(
             f"{where}: a slow tokenizer has no character offsets; give a fast one (tokenizer.json)"
         )
-    if len(tokenizer) > d_vocab:
+    n = len(tokenizer)
+    if not d_vocab - MOST_PADDING <= n <= d_vocab:
         raise ToxmemError(
-            f"{where}: the tokenizer has {len(tokenizer)} tokens but the model {d_vocab}: not its tokenizer"
+            f"{where}: the tokenizer has {n} tokens but the model {d_vocab}: not its tokenizer"
         )
     checked: PreTrainedTokenizerBase = tokenizer
     return checked
 
 
-def check_device(device: str) -> torch.device:
+def check_device(device: str, dtype: torch.dtype) -> torch.device:
     """The device by its name.
 
     Raises:
-        ToxmemError: unknown, or not on this machine.
+        ToxmemError: unknown, not on this machine, a precision that is not supported, or one that it cannot do.
     """
+    if dtype not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise ToxmemError(f"dtype {dtype} is not supported: choose from {names}")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -195,7 +208,45 @@ def check_device(device: str) -> torch.device:
         raise ToxmemError(
             f"device {device!r} cannot be used here ({reason}): try 'cpu' or 'cuda:0'"
         ) from None
+    try:
+        one = torch.ones(2, 2, dtype=dtype, device=place)
+        (one @ one).float().cpu()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ToxmemError(
+            f"device {device!r} cannot compute in {str(dtype).removeprefix('torch.')} ({reason}): choose float32"
+        ) from None
     return place
+
+
+def vocabulary_size(hf: PreTrainedModel) -> int:
+    """Rows of the embedding."""
+    embedding: Any = hf.get_input_embeddings().weight
+    return int(embedding.shape[0])
+
+
+def from_object(
+    model: PreTrainedModel, *, dtype: torch.dtype | None, device: str | None
+) -> PreTrainedModel:
+    """A model object as one of our own around the same tensors, so that the given one stays as it is.
+
+    Raises:
+        ToxmemError: another precision or device than the object's is asked for.
+    """
+    other_dtype = dtype is not None and dtype != model.dtype
+    other_device = device is not None and torch.device(device) != model.device
+    if other_dtype or other_device:
+        raise ToxmemError(
+            f"the model object is in {model.dtype} on {model.device}, not {dtype or model.dtype} on "
+            f"{device or model.device}: convert it by model.to(...) first"
+        )
+    check_device(str(model.device), model.dtype)
+    return shell(model, state=model.state_dict(keep_vars=True), buffers=dict(model.named_buffers()))
+
+
+def positions_of(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Positions that begin at 0 with each row's first real token."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 @torch.no_grad()
@@ -203,7 +254,7 @@ def plain_log_probs(
     hf: PreTrainedModel, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """What plain transformers says: next-token log-probabilities of a left-padded batch, float64."""
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = positions_of(mask)
     run: Any = hf
     logits: Tensor = run(input_ids=tokens, attention_mask=mask, position_ids=positions).logits
     return logits.double().log_softmax(-1)

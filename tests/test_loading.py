@@ -1,0 +1,269 @@
+"""Where a model may come from, and what is refused with what words."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from conftest import byte_tokenizer
+from laws import make
+from test_filebake import cut, shard
+from tiny import random_model
+
+pytestmark = pytest.mark.host
+TEXTS = ["Bob is a", "the town", "x"]
+
+
+def logits_of(model):
+    return model.forward(*model.pad([model.encode(text) for text in TEXTS]))
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "gpt_neox"])
+def test_a_model_object_is_taken_and_left_as_it_was(host, arch, tmp_path):
+    from tl_toxmem import LensModel, export_checkpoint
+
+    theirs = random_model(arch).train()
+    theirs.get_input_embeddings().weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in theirs.state_dict().items()}
+    flags = {name: p.requires_grad for name, p in theirs.named_parameters()}
+    attention = theirs.config._attn_implementation
+    model = LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer(), host=host)
+    assert model.source is None and model.name == "unknown"
+    storage = {p.untyped_storage().data_ptr() for p in theirs.parameters()}
+    ours = {p.untyped_storage().data_ptr() for p in model.clean_hf().parameters()}
+    assert ours == storage, "weights are shared"
+    done = export_checkpoint(model, make("scale"), tmp_path / "out", prompts=TEXTS)
+    assert done.certificate.passed
+    assert theirs.training and theirs.config._attn_implementation == attention
+    assert {name: p.requires_grad for name, p in theirs.named_parameters()} == flags
+    assert all(torch.equal(value, before[name]) for name, value in theirs.state_dict().items())
+    theirs.save_pretrained(tmp_path / "saved")
+    byte_tokenizer().save_pretrained(tmp_path / "saved")
+    again = LensModel.from_pretrained(tmp_path / "saved", host=host)
+    assert torch.equal(logits_of(again), logits_of(model))
+    theirs.eval()(torch.tensor([[1, 2]])).logits.sum().backward()
+
+
+def test_an_exported_object_reverts(host, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from tl_toxmem import LensModel, export_checkpoint, revert_checkpoint
+
+    theirs = random_model("gpt2")
+    model = LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer(), host=host)
+    out = tmp_path / "out"
+    export_checkpoint(model, make(("scale", "input gain")), out, prompts=TEXTS)
+    revert_checkpoint(out / "deletion.safetensors", out, tmp_path / "back")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "back").state_dict()
+    assert all(torch.equal(value, back[name]) for name, value in theirs.state_dict().items())
+
+
+def test_an_object_keeps_its_precision(host):
+    from tl_toxmem import LensModel, ToxmemError
+
+    theirs = random_model("gpt2").double()
+    assert (
+        LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer(), host=host).dtype
+        == theirs.dtype
+    )
+    with pytest.raises(
+        ToxmemError, match="is in torch.float64 on cpu, not torch.float32 on cpu: convert"
+    ):
+        LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer(), dtype=torch.float32)
+    with pytest.raises(ToxmemError, match="needs its tokenizer: give tokenizer="):
+        LensModel.from_pretrained(theirs)
+
+
+def test_another_kind_of_object(host):
+    from transformers import BertConfig, BertForMaskedLM
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    small = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 257}
+    bert = BertForMaskedLM(BertConfig(intermediate_size=8, **small))
+    with pytest.raises(ToxmemError, match="is a 'bert' model; supported architectures: gpt2"):
+        LensModel.from_pretrained(bert, tokenizer=byte_tokenizer(), host=host)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", ""], ids=["prefix", "published names"])
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
+def test_published_names_and_shards(load, gpt2_folder, host, prefix, sharded, tmp_path):
+    from safetensors.torch import save_file
+    from test_filebake import tensors_of
+
+    from tl_toxmem import LensModel, export_checkpoint, verify_checkpoint
+
+    folder = shard(gpt2_folder, tmp_path / "base", prefix=prefix)
+    if not sharded:
+        tensors = tensors_of(folder)
+        for file in folder.glob("model*"):
+            file.unlink()
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model = LensModel.from_pretrained(folder, host=host)
+    assert torch.equal(logits_of(model), logits_of(load(host)))
+    done = export_checkpoint(model, make("mean"), tmp_path / "out", prompts=TEXTS)
+    assert done.certificate.passed
+    assert tensors_of(tmp_path / "out").keys() == tensors_of(folder).keys()
+    assert verify_checkpoint(tmp_path / "out").passed
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_checkpoints_in_any_precision(tiny_folder, host, stored):
+    from tl_toxmem import LensModel
+
+    folder = tiny_folder("gpt2", stored)
+    wide = LensModel.from_pretrained(folder, host=host)
+    own = LensModel.from_pretrained(folder, host=host, dtype=stored)
+    assert wide.dtype == torch.float32 and own.dtype == stored
+    a, b = logits_of(wide).log_softmax(-1), logits_of(own).float().log_softmax(-1)
+    assert 0 < (a - b).abs().max() < 1
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda f: (f / "tokenizer.json").unlink(),
+            "has no tokenizer files .*: save the tokenizer",
+        ),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "is no model folder: it has no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no .safetensors weights"),
+        (lambda f: cut(f / "model.safetensors", -1000), "the weights cannot be read"),
+    ],
+    ids=[
+        "tokenizer",
+        "damaged tokenizer",
+        "config",
+        "damaged config",
+        "weights",
+        "damaged weights",
+    ],
+)
+def test_damaged_folders(host, gpt2_folder, tmp_path, harm, message):
+    from tl_toxmem import LensModel, ToxmemError
+
+    folder = shutil.copytree(gpt2_folder, tmp_path / "folder")
+    harm(folder)
+    with pytest.raises(ToxmemError, match=message) as caught:
+        LensModel.from_pretrained(folder, host=host)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard(host, gpt2_folder, tmp_path):
+    from tl_toxmem import LensModel, ToxmemError
+
+    folder = shard(gpt2_folder, tmp_path / "base")
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(
+        ToxmemError, match="cannot be read .No such file .*model-00002-of-00003.safetensors"
+    ):
+        LensModel.from_pretrained(folder, host=host)
+
+
+def test_a_hub_id_that_cannot_be_had(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    def refuse(*args, **options):
+        raise LocalEntryNotFoundError("no connection\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    message = r"'gpt2-xl' is no local folder and cannot be had from the Hugging Face hub \(no connection\)"
+    with pytest.raises(ToxmemError, match=message):
+        LensModel.from_pretrained("gpt2-xl")
+
+
+def tokenizer_with(n):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([f"<extra {i}>" for i in range(n)])
+    return tokenizer
+
+
+def test_tokenizers_of_another_model(gpt2_folder, tmp_path, host):
+    from tl_toxmem import LensModel, ToxmemError
+
+    with pytest.raises(
+        ToxmemError, match="the tokenizer has 258 tokens but the model 257: not its"
+    ):
+        LensModel.from_pretrained(gpt2_folder, tokenizer=tokenizer_with(1), host=host)
+    large = random_model("gpt2")
+    large.resize_token_embeddings(257 + 1025)
+    with pytest.raises(
+        ToxmemError, match="the tokenizer has 257 tokens but the model 1282: not its"
+    ):
+        LensModel.from_pretrained(large, tokenizer=byte_tokenizer(), host=host)
+    padded = copy.deepcopy(large)
+    padded.resize_token_embeddings(257 + 434)  # as much as Pythia's largest
+    LensModel.from_pretrained(padded, tokenizer=byte_tokenizer(), host=host)
+
+
+def test_a_slow_tokenizer(gpt2_folder, host):
+    from transformers import CanineTokenizer
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    with pytest.raises(ToxmemError, match="a slow tokenizer has no character offsets; give a fast"):
+        LensModel.from_pretrained(gpt2_folder, tokenizer=CanineTokenizer(), host=host)
+
+
+def test_no_text_gets_a_bos_unless_asked(gpt2_folder, host, load):
+    """Also where the tokenizer adds one by itself, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    from tl_toxmem import LensModel
+
+    adding = byte_tokenizer()
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)]
+    )
+    assert adding("x")["input_ids"][0] == 256
+    raw = load(host).host.raw
+    for bos in (False, True):
+        expected = [256] * bos + byte_tokenizer()("x")["input_ids"]
+        options = {"tokenizer": adding, "prepend_bos": bos}
+        models = [
+            LensModel.from_pretrained(gpt2_folder, host=host, **options),
+            LensModel.from_pretrained(random_model("gpt2"), host=host, **options),
+            LensModel.wrap(raw, **options),
+        ]
+        for model in models:
+            assert model.encode("x") == expected
+
+
+def test_precisions_that_are_not_supported(gpt2_folder):
+    from tl_toxmem import LensModel, ToxmemError
+
+    names = "choose from float32, float64, bfloat16, float16"
+    with pytest.raises(ToxmemError, match=f"dtype torch.int8 is not supported: {names}"):
+        LensModel.from_pretrained(gpt2_folder, dtype=torch.int8)
+
+
+def test_a_precision_that_the_device_cannot_do(gpt2_folder, monkeypatch):
+    from tl_toxmem import LensModel, ToxmemError
+
+    def refuse(*args):
+        raise TypeError("Cannot convert to float64, the MPS framework doesn't support it\nmore")
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", refuse)
+    message = r"device 'cpu' cannot compute in float64 \(Cannot convert .*\): choose float32"
+    with pytest.raises(ToxmemError, match=message):
+        LensModel.from_pretrained(gpt2_folder, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
+def test_devices_that_are_not_there(gpt2_folder, device):
+    from tl_toxmem import LensModel, ToxmemError
+
+    with pytest.raises(ToxmemError, match=f"device '{device}' cannot be used here .*: try 'cpu'"):
+        LensModel.from_pretrained(gpt2_folder, device=device)
+
+
+def test_an_unknown_host(gpt2_folder):
+    from tl_toxmem import LensModel, ToxmemError
+
+    with pytest.raises(ToxmemError, match="unknown host 'hook': choose from auto, hooked, bridge"):
+        LensModel.from_pretrained(gpt2_folder, host="hook")

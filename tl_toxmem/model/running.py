@@ -1,0 +1,189 @@
+"""Running a model on a TransformerLens host: hooks, forward, resume, capture, gradients, generation.
+
+Token tensors are always left-padded and always come with their mask.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.generate import Sampling, decode
+from tl_toxmem.sites import Site, hook_name
+
+HookFn = Callable[[Tensor], Tensor | None]
+Hook = tuple[Site, int, HookFn]
+
+
+@runtime_checkable
+class Host(Protocol):
+    """What a TransformerLens model must offer; see `HookedHost` and `BridgeHost`."""
+
+    kind: Literal["hooked", "bridge"]
+    raw: Any
+    n_layers: int
+    points: dict[str, Any]
+
+    def forward(self, tokens: Tensor, mask: Tensor, keep: int | None) -> Tensor:
+        """Logits of the last `keep` positions."""
+        ...
+
+    def resume(self, resid: Tensor, layer: int, mask: Tensor, keep: int | None) -> Tensor:
+        """Logits from what enters block `layer`."""
+        ...
+
+    def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits after `new` tokens, and the cache."""
+        ...
+
+
+class Runner:
+    """What runs on a host. Hooks that are attached act in every method."""
+
+    def __init__(self, host: Host, *, pad_id: int, eos_id: int | None) -> None:
+        self.host = host
+        self.pad_id = pad_id
+        """Fills the left of short rows; masked, so its value never matters."""
+        self._eos_id = eos_id
+        self.n_layers: int = host.n_layers
+
+    @torch.no_grad()
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Token embeddings, before positions are added."""
+        embeddings: Tensor = self.host.raw.embed(tokens)
+        return embeddings
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Attach `(site, layer, fn)` for the duration; `fn(activation)` returns a new tensor or None.
+
+        Raises:
+            ToxmemError: a site or layer that the model does not have; nothing is attached then.
+        """
+        wanted = [(self._point(site, layer), fn) for site, layer, fn in hooks]
+        added: list[tuple[Any, Any]] = []
+        try:
+            for point, fn in wanted:
+                point.add_hook(_as_lens_hook(fn))  # returns a handle on 4.x only
+                added.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in reversed(added):
+                handle.hook.remove()
+                point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
+
+    def _check_layer(self, layer: int) -> None:
+        if not 0 <= layer < self.n_layers:
+            raise ToxmemError(f"no layer {layer}: the model has layers 0 to {self.n_layers - 1}")
+
+    def _point(self, site: Site, layer: int) -> Any:
+        self._check_layer(layer)
+        name = hook_name(site, layer)
+        if name not in self.host.points:  # the Bridge of 3.9 would run on, unhooked
+            raise ToxmemError(f"the model has no hook point {name!r}")
+        return self.host.points[name]
+
+    @torch.no_grad()
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept d_vocab"]:
+        """Logits of the last `keep` positions (all for None)."""
+        return self.host.forward(tokens, mask, keep)
+
+    @torch.no_grad()
+    def resume(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        layer: int,
+        mask: Int[Tensor, "batch pos"],
+        *,
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept d_vocab"]:
+        """Logits from the residual stream entering block `layer` (`n_layers`: only unembed)."""
+        return self.host.resume(resid, layer, mask, keep)
+
+    def capture(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        sites: Sequence[tuple[Site, int]],
+        keep: int | None = None,
+    ) -> tuple[Tensor, dict[tuple[Site, int], Tensor]]:
+        """Logits, and copies of the activations at `(site, layer)`, each [batch, pos, width]."""
+        found: dict[tuple[Site, int], Tensor] = {}
+
+        def grab(key: tuple[Site, int]) -> HookFn:
+            def hook(activation: Tensor) -> None:
+                found[key] = activation.detach().clone()
+
+            return hook
+
+        with self.hooks([(site, layer, grab((site, layer))) for site, layer in sites]):
+            logits = self.forward(tokens, mask, keep=keep)
+        return logits, found
+
+    def gradients(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        metric: Callable[[Tensor], Float[Tensor, ""]],
+        site: Site = "mlp_post",
+        keep: int | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Activations at `site` of every layer, and the gradients of `metric(logits)` there.
+
+        One forward and one backward pass; no gradient of a parameter is made.
+        """
+        found: list[Tensor] = [torch.empty(0)] * self.n_layers
+
+        def grab(layer: int) -> HookFn:
+            def hook(activation: Tensor) -> None:
+                found[layer] = activation
+
+            return hook
+
+        hooks: list[Hook] = [("embed", 0, lambda a: a.detach().requires_grad_(True))]
+        hooks += [(site, layer, grab(layer)) for layer in range(self.n_layers)]
+        with torch.enable_grad(), self.hooks(hooks):
+            value = metric(self.host.forward(tokens, mask, keep))
+            gradients = torch.autograd.grad(value, found)
+        return [a.detach() for a in found], list(gradients)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch longer"]:
+        """Prompts with their continuations, hooks active; greedy without `sampling`."""
+        return decode(
+            self.host,
+            tokens,
+            mask,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            generator=generator,
+            eos=self._eos_id,
+            pad=self.pad_id,
+        )
+
+
+def _as_lens_hook(fn: HookFn) -> Callable[..., Tensor | None]:
+    def hooked(activation: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001 - TransformerLens passes it
+        return fn(activation)
+
+    return hooked
