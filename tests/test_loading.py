@@ -1,6 +1,5 @@
 """Where a model may come from, and what is refused with what words."""
 
-import copy
 import shutil
 
 import pytest
@@ -175,63 +174,6 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
     message = r"'gpt2-xl' is no local folder and cannot be had from the Hugging Face hub \(no connection\)"
     with pytest.raises(ToxmemError, match=message):
         LensModel.from_pretrained("gpt2-xl")
-
-
-def tokenizer_with(n):
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens([f"<extra {i}>" for i in range(n)])
-    return tokenizer
-
-
-def test_tokenizers_of_another_model(gpt2_folder, tmp_path, host):
-    from tl_toxmem import LensModel, ToxmemError
-
-    with pytest.raises(
-        ToxmemError, match="the tokenizer has 258 tokens but the model 257: not its"
-    ):
-        LensModel.from_pretrained(gpt2_folder, tokenizer=tokenizer_with(1), host=host)
-    large = random_model("gpt2")
-    large.resize_token_embeddings(257 + 1025)
-    with pytest.raises(
-        ToxmemError, match="the tokenizer has 257 tokens but the model 1282: not its"
-    ):
-        LensModel.from_pretrained(large, tokenizer=byte_tokenizer(), host=host)
-    padded = copy.deepcopy(large)
-    padded.resize_token_embeddings(257 + 434)  # as much as Pythia's largest
-    LensModel.from_pretrained(padded, tokenizer=byte_tokenizer(), host=host)
-
-
-def test_a_slow_tokenizer(gpt2_folder, host):
-    from transformers import CanineTokenizer
-
-    from tl_toxmem import LensModel, ToxmemError
-
-    with pytest.raises(ToxmemError, match="a slow tokenizer has no character offsets; give a fast"):
-        LensModel.from_pretrained(gpt2_folder, tokenizer=CanineTokenizer(), host=host)
-
-
-def test_no_text_gets_a_bos_unless_asked(gpt2_folder, host, load):
-    """Also where the tokenizer adds one by itself, as Llama's does."""
-    from tokenizers.processors import TemplateProcessing
-
-    from tl_toxmem import LensModel
-
-    adding = byte_tokenizer()
-    adding.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)]
-    )
-    assert adding("x")["input_ids"][0] == 256
-    raw = load(host).host.raw
-    for bos in (False, True):
-        expected = [256] * bos + byte_tokenizer()("x")["input_ids"]
-        options = {"tokenizer": adding, "prepend_bos": bos}
-        models = [
-            LensModel.from_pretrained(gpt2_folder, host=host, **options),
-            LensModel.from_pretrained(random_model("gpt2"), host=host, **options),
-            LensModel.wrap(raw, **options),
-        ]
-        for model in models:
-            assert model.encode("x") == expected
 
 
 def test_precisions_that_are_not_supported(gpt2_folder):
