@@ -73,6 +73,56 @@ def test_an_object_keeps_its_precision(host):
         LensModel.from_pretrained(theirs)
 
 
+def test_objects_that_are_no_plain_model(host):
+    from transformers import GPT2Model
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    def refused(model, message):
+        with pytest.raises(ToxmemError, match=message):
+            LensModel.from_pretrained(model, tokenizer=byte_tokenizer(), host=host)
+
+    plain = random_model("gpt2")
+    refused(GPT2Model(plain.config), "is a GPT2Model: give the GPT2LMHeadModel")
+    refused(
+        torch.nn.Linear(1, 1), "cannot load a Linear: give a folder, a hub id or a Hugging Face"
+    )
+    adapted = random_model("gpt2")
+    adapted.transformer.h[0].mlp.adapter = torch.nn.Linear(2, 2)
+    refused(adapted, "no plain GPT2LMHeadModel: transformer.h.0.mlp.adapter.bias is in only one")
+    untied = random_model("gpt2")
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.clone() + 1)
+    refused(untied, "is a tensor of its own, though the model's configuration ties it")
+    mixed = random_model("gpt2")
+    mixed.transformer.h[0].half()
+    refused(mixed, "has tensors in torch.float16 on cpu, torch.float32 on cpu: convert it to one")
+
+
+def test_a_generation_configuration_is_kept(host, tmp_path):
+    from tl_toxmem import LensModel
+
+    theirs = random_model("gpt2")
+    theirs.generation_config.repetition_penalty = 1.25
+    model = LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer(), host=host)
+    assert model.clean_hf().generation_config.repetition_penalty == 1.25
+
+
+def test_a_wrapped_models_checkpoint_of_another_vocabulary(load, tmp_path):
+    from conftest import HAS_HOOKED
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    if not HAS_HOOKED:
+        pytest.skip("the Bridge bakes its own weights")
+    other = random_model("gpt2")
+    other.resize_token_embeddings(200)
+    other.save_pretrained(tmp_path)
+    raw = load("hooked").host.raw
+    wrapped = LensModel.wrap(raw, tokenizer=byte_tokenizer(), checkpoint=tmp_path)
+    with pytest.raises(ToxmemError, match="it has a vocabulary of 200, not 257"):
+        wrapped.clean_hf()
+
+
 def test_another_kind_of_object(host):
     from transformers import BertConfig, BertForMaskedLM
 

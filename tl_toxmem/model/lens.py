@@ -109,7 +109,7 @@ class LensModel(Runner):
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | PreTrainedModel,
+        model: Any,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         host: str = "auto",
@@ -139,10 +139,14 @@ class LensModel(Runner):
             hf = load_hf(source, dtype=dtype or torch.float32, device=device or "cpu")
             name = source.name
         else:
+            if not isinstance(model, PreTrainedModel):
+                raise ToxmemError(
+                    f"cannot load a {type(model).__name__}: give a folder, a hub id or a Hugging Face model (for a "
+                    "TransformerLens model: LensModel.wrap)"
+                )
             source, name = None, str(model.config.name_or_path or "unknown")
             if tokenizer is None:
                 raise ToxmemError(f"a model object ({name}) needs its tokenizer: give tokenizer=")
-            architecture(model.config.model_type, where=name)
             hf = from_object(model, dtype=dtype, device=device)
         arch = architecture(hf.config.model_type, where=name)
         d_vocab = vocabulary_size(hf)
@@ -274,6 +278,11 @@ class LensModel(Runner):
                 "cannot bake a wrapped HookedTransformer without LensModel.wrap(checkpoint=...)"
             )
         hf = load_hf(self.source, dtype=self.dtype, device=str(self.device))
+        if vocabulary_size(hf) != self.d_vocab:
+            raise ToxmemError(
+                f"the checkpoint {self.source.name} is not what the wrapped model was made from: it has a vocabulary "
+                f"of {vocabulary_size(hf)}, not {self.d_vocab}"
+            )
         probe, mask = _probe(self.d_vocab, self.n_ctx, self.device)
         gap = self._gap(plain_log_probs(hf, probe, mask))
         if not gap <= HOST_TOLERANCE[self.dtype]:

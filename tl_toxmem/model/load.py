@@ -95,7 +95,7 @@ def fingerprint(source: Source) -> str:
     total = hashlib.sha256()
     names = {"config.json", *TOKENIZER_FILES}
     for file in sorted(source.folder.iterdir()):
-        if file.name in names or file.suffix == ".safetensors":
+        if file.name in names or file.name.endswith((".safetensors", ".safetensors.index.json")):
             total.update(f"{file.name} {sha256_file(file)}\n".encode())
     return total.hexdigest()
 
@@ -234,17 +234,38 @@ def from_object(
     """A model object as one of our own around the same tensors, so that the given one stays as it is.
 
     Raises:
-        ToxmemError: another precision or device than the object's is asked for.
+        ToxmemError: a class without logits, adapters, tensors of several precisions or on several devices, or
+            another precision or device than is asked for.
     """
-    other_dtype = dtype is not None and dtype != model.dtype
-    other_device = device is not None and torch.device(device) != model.device
-    if other_dtype or other_device:
+    kind = type(model).__name__
+    wanted = architecture(model.config.model_type, where=f"the model object ({kind})").hf_class
+    if kind != wanted:
         raise ToxmemError(
-            f"the model object is in {model.dtype} on {model.device}, not {dtype or model.dtype} on "
-            f"{device or model.device}: convert it by model.to(...) first"
+            f"the model object is a {kind}: give the {wanted}, without adapters around it"
         )
-    check_device(str(model.device), model.dtype)
-    return shell(model, state=model.state_dict(keep_vars=True), buffers=dict(model.named_buffers()))
+    kinds = {(p.dtype, p.device) for p in model.parameters()}
+    if len(kinds) > 1:
+        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise ToxmemError(
+            f"the model object has tensors in {found}: convert it to one of them first"
+        )
+    own = next(iter(kinds))
+    place = own[1] if device is None else torch.device(device)
+    same_place = place.type == own[1].type and place.index in (None, own[1].index)
+    if not same_place or dtype not in (None, own[0]):
+        raise ToxmemError(
+            f"the model object is in {own[0]} on {own[1]}, not {dtype or own[0]} on {place}: convert it by "
+            "model.to(...) first"
+        )
+    check_device(str(own[1]), own[0])
+    state = model.state_dict(keep_vars=True)
+    with torch.device("meta"):
+        differ = sorted(state.keys() ^ type(model)(model.config).state_dict().keys())
+    if differ:
+        raise ToxmemError(
+            f"the model object is no plain {kind}: {differ[0]} is in only one of the two (merge adapters first)"
+        )
+    return shell(model, state=state, buffers=dict(model.named_buffers()))
 
 
 def positions_of(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

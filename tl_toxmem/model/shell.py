@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tl_toxmem.errors import ToxmemError
+
 
 def shell(
     model: PreTrainedModel, *, state: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
@@ -18,6 +20,9 @@ def shell(
         model: gives class and configuration; its modules may be wrapped by a Bridge.
         state: parameters and persistent buffers under the names of a plain model.
         buffers: those that no checkpoint carries (rotary frequencies, causal masks) too.
+
+    Raises:
+        ToxmemError: a head of its own where the configuration says that it is the embeddings.
     """
     config = copy.deepcopy(model.config)
     # Set by the Bridge's loader and by set_attn_implementation; no part of the checkpoint. transformers chooses anew.
@@ -31,6 +36,14 @@ def shell(
         {name: state[name].detach() for name in fresh.state_dict()}, assign=True, strict=True
     )
     fresh.tie_weights()
+    for name, value in fresh.state_dict().items():
+        if value.data_ptr() != state[name].data_ptr():
+            raise ToxmemError(
+                f"{name} is a tensor of its own, though the model's configuration ties it to the embeddings: set "
+                "config.tie_word_embeddings = False"
+            )
+    if getattr(model, "generation_config", None) is not None:
+        fresh.generation_config = copy.deepcopy(model.generation_config)
     for name, value in list(fresh.named_buffers()):
         if value.is_meta:
             parent, _, leaf = name.rpartition(".")
