@@ -98,6 +98,53 @@ def test_objects_that_are_no_plain_model(host):
     refused(mixed, "has tensors in torch.float16 on cpu, torch.float32 on cpu: convert it to one")
 
 
+def test_a_revision_is_of_a_hub_id(gpt2_folder, host):
+    from tl_toxmem import LensModel, ToxmemError
+
+    message = "revision 'main': only a hub id has revisions"
+    with pytest.raises(ToxmemError, match=message):
+        LensModel.from_pretrained(gpt2_folder, host=host, revision="main")
+    options = {"tokenizer": byte_tokenizer(), "host": host, "revision": "main"}
+    with pytest.raises(ToxmemError, match=message):
+        LensModel.from_pretrained(random_model("gpt2"), **options)
+
+
+def test_an_object_on_a_device_that_is_not_there_or_another(host):
+    from tl_toxmem import LensModel, ToxmemError
+
+    theirs, options = random_model("gpt2"), {"tokenizer": byte_tokenizer(), "host": host}
+    with pytest.raises(ToxmemError, match="device 'nonsense' cannot be used here"):
+        LensModel.from_pretrained(theirs, device="nonsense", **options)
+    assert LensModel.from_pretrained(theirs, device="cpu", **options).device.type == "cpu"
+
+
+def test_a_tokenizer_that_was_given_is_exported(gpt2_folder, host, tmp_path):
+    from transformers import AutoTokenizer
+
+    from tl_toxmem import LensModel, export_checkpoint, verify_checkpoint
+
+    without = shutil.copytree(gpt2_folder, tmp_path / "without")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (without / name).unlink()
+    model = LensModel.from_pretrained(without, tokenizer=byte_tokenizer(), host=host)
+    export_checkpoint(model, make("zero"), tmp_path / "out", prompts=TEXTS)
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert saved.get_vocab() == byte_tokenizer().get_vocab()
+    assert verify_checkpoint(tmp_path / "out").passed
+
+
+def test_a_model_inside_a_bridge_is_to_be_wrapped():
+    from tl_toxmem import LensModel, ToxmemError
+    from tl_toxmem.model.bridge import BridgeHost
+
+    theirs = random_model("gpt2")
+    BridgeHost.from_hf(theirs)
+    with pytest.raises(
+        ToxmemError, match="inside a TransformerBridge: give that to LensModel.wrap"
+    ):
+        LensModel.from_pretrained(theirs, tokenizer=byte_tokenizer())
+
+
 def test_a_generation_configuration_is_kept(host, tmp_path):
     from tl_toxmem import LensModel
 
@@ -224,34 +271,6 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
     message = r"'gpt2-xl' is no local folder and cannot be had from the Hugging Face hub \(no connection\)"
     with pytest.raises(ToxmemError, match=message):
         LensModel.from_pretrained("gpt2-xl")
-
-
-def test_precisions_that_are_not_supported(gpt2_folder):
-    from tl_toxmem import LensModel, ToxmemError
-
-    names = "choose from float32, float64, bfloat16, float16"
-    with pytest.raises(ToxmemError, match=f"dtype torch.int8 is not supported: {names}"):
-        LensModel.from_pretrained(gpt2_folder, dtype=torch.int8)
-
-
-def test_a_precision_that_the_device_cannot_do(gpt2_folder, monkeypatch):
-    from tl_toxmem import LensModel, ToxmemError
-
-    def refuse(*args):
-        raise TypeError("Cannot convert to float64, the MPS framework doesn't support it\nmore")
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", refuse)
-    message = r"device 'cpu' cannot compute in float64 \(Cannot convert .*\): choose float32"
-    with pytest.raises(ToxmemError, match=message):
-        LensModel.from_pretrained(gpt2_folder, dtype=torch.float64)
-
-
-@pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
-def test_devices_that_are_not_there(gpt2_folder, device):
-    from tl_toxmem import LensModel, ToxmemError
-
-    with pytest.raises(ToxmemError, match=f"device '{device}' cannot be used here .*: try 'cpu'"):
-        LensModel.from_pretrained(gpt2_folder, device=device)
 
 
 def test_an_unknown_host(gpt2_folder):

@@ -284,3 +284,30 @@ def test_interrupted_export_leaves_no_half_folder(finished, tmp_path):
     run(config(out))
     assert (out / "7_checkpoint" / "certificate.json").stat().st_mtime >= start - 1
     assert not list(out.glob("*.partial"))
+
+
+def test_a_run_in_bfloat16_exports_in_the_checkpoints_precision(tmp_path):
+    from tl_toxmem import run
+
+    changes = {"dtype": "bfloat16", "delete": {"law": "input_gain", "factor": 0.2}}
+    small = {"select": {"k": 10}, "evaluate": {**SMALL["evaluate"], "n_continuations": 1}}
+    folder = run(config(tmp_path / "run", **changes, **small))
+    certificate = json.loads((folder.artefact("export") / "certificate.json").read_text())
+    assert certificate["passed"] and certificate["stored"] == "float32"
+    assert "input gain 0.2" in (folder.artefact("export") / "README.md").read_text()
+
+
+def test_the_deletion_of_a_run_is_for_its_model_and_reverts(finished, tmp_path):
+    from tl_toxmem import Deletion, bake_checkpoint, revert_checkpoint
+    from tl_toxmem.model import demo_folder
+
+    deletion = Deletion.load(finished / "5_deletion.safetensors")
+    assert deletion.base is not None and deletion.base.name == "demo"
+    bake_checkpoint("demo", tmp_path / "applied", deletion)
+    exported = finished / "7_checkpoint"
+    weights = "model.safetensors"
+    assert (tmp_path / "applied" / weights).read_bytes() == (exported / weights).read_bytes()
+    revert_checkpoint(exported / "deletion.safetensors", exported, tmp_path / "back")
+    original = (demo_folder() / weights).read_bytes()
+    assert (tmp_path / "back" / weights).read_bytes() == original
+    assert not (exported / "truth.json").exists(), "what is known of the demo is no part of it"

@@ -18,6 +18,7 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import sha256_file
 from tl_toxmem.model import LensModel, plain_log_probs
+from tl_toxmem.model.load import can_compute
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.weights import WeightFiles
 
@@ -58,7 +59,8 @@ def certify(
     precision, single = precision_name(wide), None
     if wide == torch.float32:
         single = found
-        if 8 * sum(p.numel() for p in model.clean_hf().parameters()) <= _FITS:
+        size = 8 * sum(p.numel() for p in model.clean_hf().parameters())
+        if size <= _FITS and can_compute(model.device, torch.float64):
             precision = "float64"
             double = model.in_precision(torch.float64)
             found = _compare(double, deletion, _reload(folder, double), **options)

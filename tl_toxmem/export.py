@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 from tl_toxmem.baking import bake, base_of, check_base
 from tl_toxmem.card import model_card
 from tl_toxmem.certificate import Certificate, check_files
@@ -15,6 +17,7 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
 from tl_toxmem.filebake import DELETION_FILE, bake_into, limited, new_folder
 from tl_toxmem.model import LensModel
+from tl_toxmem.model.load import TOKENIZER_FILES
 from tl_toxmem.weights import WeightFiles
 
 
@@ -94,6 +97,10 @@ def _bake_to(
     hf = model.clean_hf()  # also where it is only asked whether the model can be baked
     if model.source is not None:
         applied = bake_into(model.source, folder, deletion, force=force)
+        if not model.own_tokenizer:
+            for name in TOKENIZER_FILES:
+                (folder / name).unlink(missing_ok=True)
+            model.tokenizer.save_pretrained(folder)
         return replace(deletion, base=applied.deletion.base), applied.forced
     parameters = {name: p.data for name, p in hf.named_parameters()}
     forced = check_base(deletion, model.arch, parameters.get, where="the model", force=force)
@@ -132,6 +139,7 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
     try:
         model = LensModel.from_pretrained(
             base or old.base_model,
+            tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
             revision=old.base_revision if base is None else None,
             prepend_bos=old.prepend_bos,
         )

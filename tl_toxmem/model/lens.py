@@ -36,11 +36,11 @@ HOSTS = ("auto", "hooked", "bridge")
 # Two implementations of the same sums in another order; 48 layers of float32 stay well below it, and a wrong
 # weight, position or mask is far above it. transformers takes norms, rotary embeddings or softmaxes of some
 # architectures in float32 whatever the precision, so float64 is allowed no less; bfloat16 rounds 2^16 times coarser,
-# float16 2^13 times, and it overflows sooner.
+# float16 2^13 times.
 HOST_TOLERANCE = {
     torch.float64: 1e-3,
     torch.float32: 1e-3,
-    torch.float16: 0.5,
+    torch.float16: 0.125,
     torch.bfloat16: 1.0,
 }
 
@@ -87,6 +87,8 @@ class LensModel(Runner):
         self.tokenizer, self.arch, self.source = tokenizer, arch, source
         self.prepend_bos = prepend_bos
         self.name = source.name if source else name
+        self.own_tokenizer = False
+        """Whether the tokenizer is the checkpoint's own, and not one that was given."""
         self._hf = hf
         self._checked: PreTrainedModel | None = (
             None  # the checkpoint of a wrapped HookedTransformer
@@ -136,7 +138,9 @@ class LensModel(Runner):
         """
         if isinstance(model, str | Path):
             source = find_source(model, revision=revision)
-            hf = load_hf(source, dtype=dtype or torch.float32, device=device or "cpu")
+            hf = load_hf(
+                source, dtype=dtype or torch.float32, device="cpu" if device is None else device
+            )
             name = source.name
         else:
             if not isinstance(model, PreTrainedModel):
@@ -144,12 +148,15 @@ class LensModel(Runner):
                     f"cannot load a {type(model).__name__}: give a folder, a hub id or a Hugging Face model (for a "
                     "TransformerLens model: LensModel.wrap)"
                 )
+            if revision is not None:
+                raise ToxmemError(f"revision {revision!r}: only a hub id has revisions")
             source, name = None, str(model.config.name_or_path or "unknown")
             if tokenizer is None:
                 raise ToxmemError(f"a model object ({name}) needs its tokenizer: give tokenizer=")
             hf = from_object(model, dtype=dtype, device=device)
         arch = architecture(hf.config.model_type, where=name)
         d_vocab = vocabulary_size(hf)
+        own_tokenizer = tokenizer is None
         if tokenizer is not None:
             tokenizer = check_tokenizer(tokenizer, d_vocab=d_vocab, where="the tokenizer given")
         else:
@@ -167,7 +174,13 @@ class LensModel(Runner):
             prepend_bos=prepend_bos,
             name=name,
         )
+        made.own_tokenizer = own_tokenizer
         gap = made._gap(expected)
+        if gap != gap:  # NaN
+            raise ToxmemError(
+                f"{name} gives values that are not finite in {str(made.dtype).removeprefix('torch.')}: it overflows "
+                "(try bfloat16 or float32), or its weights are damaged"
+            )
         if not gap <= HOST_TOLERANCE[made.dtype]:
             raise ToxmemError(
                 f"{name} on host {kind!r} differs from transformers by {gap:.3g} nats"

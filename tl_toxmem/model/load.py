@@ -62,6 +62,8 @@ def find_source(name: str | Path, *, revision: str | None = None) -> Source:
         ToxmemError: no such folder, or a hub id that cannot be had.
     """
     text = str(name)
+    if revision is not None and is_local(text):
+        raise ToxmemError(f"revision {revision!r}: only a hub id has revisions")
     if text == DEMO:
         return Source(DEMO, demo_folder())
     if is_local(text):
@@ -201,8 +203,8 @@ def check_device(device: str, dtype: torch.dtype) -> torch.device:
         ToxmemError: unknown, not on this machine, a precision that is not supported, or one that it cannot do.
     """
     if dtype not in DTYPES:
-        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-        raise ToxmemError(f"dtype {dtype} is not supported: choose from {names}")
+        names = ", ".join(_name(known) for known in DTYPES)
+        raise ToxmemError(f"dtype {_name(dtype)} is not supported: choose from {names}")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
@@ -211,15 +213,32 @@ def check_device(device: str, dtype: torch.dtype) -> torch.device:
         raise ToxmemError(
             f"device {device!r} cannot be used here ({reason}): try 'cpu' or 'cuda:0'"
         ) from None
-    try:
-        one = torch.ones(2, 2, dtype=dtype, device=place)
-        (one @ one).float().cpu()
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+    reason = _cannot_compute(place, dtype)
+    if reason:
+        able = ", ".join(_name(known) for known in DTYPES if not _cannot_compute(place, known))
         raise ToxmemError(
-            f"device {device!r} cannot compute in {str(dtype).removeprefix('torch.')} ({reason}): choose float32"
-        ) from None
+            f"device {device!r} cannot compute in {_name(dtype)} ({reason}): choose from {able}"
+        )
     return place
+
+
+def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device does matrix products in a precision (Apple's does none in float64)."""
+    return not _cannot_compute(device, dtype)
+
+
+def _cannot_compute(device: torch.device, dtype: torch.dtype) -> str:
+    """Why not, by trying; empty if it can."""
+    try:
+        one = torch.ones(2, 2, dtype=dtype, device=device)
+        (one @ one).cpu()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def vocabulary_size(hf: PreTrainedModel) -> int:
@@ -250,7 +269,7 @@ def from_object(
             f"the model object has tensors in {found}: convert it to one of them first"
         )
     own = next(iter(kinds))
-    place = own[1] if device is None else torch.device(device)
+    place = own[1] if device is None else check_device(device, own[0])
     same_place = place.type == own[1].type and place.index in (None, own[1].index)
     if not same_place or dtype not in (None, own[0]):
         raise ToxmemError(
@@ -261,6 +280,10 @@ def from_object(
     state = model.state_dict(keep_vars=True)
     with torch.device("meta"):
         differ = sorted(state.keys() ^ type(model)(model.config).state_dict().keys())
+    if any("_original_component" in name for name in differ):
+        raise ToxmemError(
+            "the model object is inside a TransformerBridge: give that to LensModel.wrap"
+        )
     if differ:
         raise ToxmemError(
             f"the model object is no plain {kind}: {differ[0]} is in only one of the two (merge adapters first)"
