@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     from tl_toxmem.model import Sampling
 
     model = LensModel.from_pretrained(args.folder, host=args.host, dtype=getattr(torch, args.dtype))
-    model._eos_id = None  # so that every way makes just as many tokens
+    model.eos_ids = ()  # so that every way makes just as many tokens
     hf: Any = model.clean_hf()
     deletion = Deletion.zero(random_neurons(model.n_layers, model.d_mlp, 500))
     lengths = [6 + i * 6 // max(args.rows - 1, 1) for i in range(args.rows)]

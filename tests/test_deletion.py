@@ -25,15 +25,12 @@ def test_file_round_trip(law, tmp_path):
 
 
 def test_the_file_knows_the_model(gpt2_folder, tmp_path):
-    from dataclasses import replace
-
-    from tl_toxmem import Deletion
+    from tl_toxmem import Deletion, LensModel
     from tl_toxmem.base import tensor_sha256
-    from tl_toxmem.filebake import base_in_files
-    from tl_toxmem.model import find_source
 
     deletion = make(("scale", "input gain"))
-    bound = replace(deletion, base=base_in_files(deletion, find_source(gpt2_folder)))
+    model = LensModel.from_pretrained(gpt2_folder)
+    bound = deletion.made_for(model)
     bound.save(tmp_path / "d.safetensors")
     base = Deletion.load(tmp_path / "d.safetensors").base
     assert base == bound.base
@@ -109,3 +106,94 @@ def test_what_cannot_be_composed(gpt2_folder, tmp_path):
     with pytest.raises(ToxmemError, match="made for different models"):
         a.then(b)
     assert a.then(make("zero")).base == make("zero").then(a).base == a.base
+
+
+def tampered(file, **changes):
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    save_file({**tensors, **changes}, file, metadata)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda d: {"low_rank.1.V": torch.full((2, 32), torch.nan).double()}, "not finite"),
+        (
+            lambda d: {"low_rank.1.U": torch.ones(128, 3).double()},
+            "shapes that do not fit|Type-check",
+        ),
+        (lambda d: {"low_rank.1.U": torch.ones(128, 2).double()}, "reads neurons that are not"),
+        (lambda d: {"neurons": d.flip(0).contiguous()}, "neurons are not sorted and unique"),
+        (lambda d: {"gain": torch.ones(3).double()}, "finite values of gain|Type-check"),
+        (lambda d: {"neurons": torch.zeros(4)}, "damaged"),
+    ],
+)
+def test_tampered_files(tmp_path, changes, message):
+    from tl_toxmem import Deletion, ToxmemError
+
+    file = tmp_path / "d.safetensors"
+    deletion = make("low rank")
+    deletion.save(file)
+    tampered(file, **changes(torch.tensor(deletion.neurons.neurons)))
+    with pytest.raises(ToxmemError, match=message) as caught:
+        Deletion.load(file)
+    assert str(file) in str(caught.value)
+
+
+def test_loading_for_a_model(gpt2_folder, tmp_path):
+    """Checked where it is loaded for one, in whatever precision and from wherever the model is."""
+    from conftest import byte_tokenizer
+    from test_filebake import other_model
+    from tiny import random_model
+
+    from tl_toxmem import Deletion, LensModel, ToxmemError
+
+    file = tmp_path / "d.safetensors"
+    model = LensModel.from_pretrained(gpt2_folder)
+    make("scale").made_for(model).save(file)
+    narrow = LensModel.from_pretrained(gpt2_folder, dtype=torch.bfloat16)
+    same = LensModel.from_pretrained(random_model("gpt2"), tokenizer=byte_tokenizer())
+    for fitting in (model, narrow, same):
+        assert Deletion.load(file, model=fitting).base is not None
+    other = LensModel.from_pretrained(other_model(tmp_path / "other"))
+    with pytest.raises(
+        ToxmemError, match=r"is not the model .*c_proj.weight is another .*\(--force\)"
+    ):
+        Deletion.load(file, model=other)
+    assert Deletion.load(file, model=other, force=True).base.name == model.name
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    from tl_toxmem import Deletion, ToxmemError
+
+    with pytest.raises(ToxmemError, match="is a folder"):
+        make("zero").save(tmp_path)
+    with pytest.raises(ToxmemError, match="its folder is not there"):
+        make("zero").save(tmp_path / "no" / "d.safetensors")
+    with pytest.raises(ToxmemError, match="is a folder, not a file"):
+        Deletion.load(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_headers_that_make_no_sense(tmp_path):
+    import json
+
+    from tl_toxmem import Deletion, ToxmemError
+
+    file = tmp_path / "d.safetensors"
+    make("zero").save(file)
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        header = json.loads(opened.metadata()["tl_toxmem"])
+    base = {"name": "x", "revision": None, "architecture": "gpt2", "forced": False}
+    for change in (
+        {"base": "demo"},
+        {"base": {**base, "tensors": {"x": "y"}}},
+        {"base": {**base, "tensors": {"x": ["float99", "y"]}}},
+        {"n_layers": "six"},
+        {"d_mlp": 2},
+    ):
+        save_file(tensors, file, {"tl_toxmem": json.dumps({**header, **change})})
+        with pytest.raises(ToxmemError, match="d.safetensors"):
+            Deletion.load(file)

@@ -303,3 +303,117 @@ def test_values_that_overflow_are_refused(tiny_folder, tmp_path):
     with pytest.raises(ToxmemError, match="not finite in float16: check the deletion"):
         bake_checkpoint(tiny_folder("gpt2", torch.float16), tmp_path / "out", huge)
     assert not list(tmp_path.iterdir())
+
+
+def test_force_leaves_its_trace_wherever_the_deletion_goes(gpt2_folder, tmp_path):
+    from tl_toxmem import Deletion, LensModel, bake_checkpoint, export_checkpoint
+
+    bake_checkpoint(gpt2_folder, tmp_path / "out", make("scale"))
+    deletion = Deletion.load(tmp_path / "out" / "deletion.safetensors")
+    other = other_model(tmp_path / "other")
+    bake_checkpoint(other, tmp_path / "forced", deletion, force=True)
+    forced = Deletion.load(tmp_path / "forced" / "deletion.safetensors")
+    assert forced.base.forced
+    done = export_checkpoint(
+        LensModel.from_pretrained(other), forced, tmp_path / "e", prompts=TEXTS
+    )
+    assert done.certificate.forced
+    assert "forced" in (tmp_path / "e" / "README.md").read_text()
+
+
+def test_a_wider_model_that_is_another_is_refused(tiny_folder, tmp_path):
+    """Rounded to the precision of the deletion's model it would be the same."""
+    from transformers import AutoModelForCausalLM
+
+    from tl_toxmem import Deletion, ToxmemError, bake, bake_checkpoint
+
+    folder = tiny_folder("gpt2", torch.bfloat16)
+    bake_checkpoint(folder, tmp_path / "out", make("scale"))
+    deletion = Deletion.load(tmp_path / "out" / "deletion.safetensors")
+    wide = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    bake(wide, deletion).restore()
+    wide.transformer.h[0].mlp.c_proj.weight.data[0, 0] *= 1 + 1e-5
+    with pytest.raises(ToxmemError, match="is another"):
+        bake(wide, deletion)
+
+
+def test_reverting_what_is_of_another_kind(gpt2_folder, tiny_folder, tmp_path):
+    from transformers import GPT2LMHeadModel
+
+    from tl_toxmem import ToxmemError, bake_checkpoint, revert_checkpoint
+
+    out, back = tmp_path / "out", tmp_path / "back"
+    bake_checkpoint(gpt2_folder, out, make("scale"))
+    delta = out / "deletion.safetensors"
+
+    def refused(message, src=out, **options):
+        with pytest.raises(ToxmemError, match=message):
+            revert_checkpoint(delta, src, back, **options)
+        assert not back.exists()
+
+    refused(
+        "is a llama model; this deletion was applied to .*, which is gpt2", tiny_folder("llama")
+    )
+    half = tiny_folder("gpt2", torch.bfloat16)
+    refused("in bfloat16; this deletion was applied to float32", half)
+    refused("in bfloat16; this deletion was applied to float32", base=half)
+    config = random_model("gpt2").config
+    config.n_layer = 5
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "deep")
+    refused("for a model of 4 x 128 neurons, not 5 x 128", tmp_path / "deep")
+
+
+def test_with_the_base_all_is_compared(gpt2_folder, tmp_path):
+    from tl_toxmem import ToxmemError, bake_checkpoint, revert_checkpoint
+    from tl_toxmem.weights import WeightFiles
+
+    out = tmp_path / "out"
+    bake_checkpoint(gpt2_folder, out, make("scale"))
+    files = WeightFiles(out)
+    files.write("transformer.wpe.weight", files.read("transformer.wpe.weight") + 1)
+    with pytest.raises(ToxmemError, match="wpe.weight differs, which the deletion did not touch"):
+        revert_checkpoint(out / "deletion.safetensors", out, tmp_path / "b", base=gpt2_folder)
+    assert not (tmp_path / "b").exists()
+
+
+def test_applying_takes_little_memory(tmp_path):
+    """A model of 250 MB whose every output matrix is changed; see benchmarks/bake.py for GPT-2-XL."""
+    import subprocess
+    import sys
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_layer=12, n_embd=640, n_head=10, vocab_size=257)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    code = """
+import resource, sys, torch
+import tl_toxmem.filebake
+from tl_toxmem import Deletion, bake_checkpoint
+updates = {i: (torch.randn(2560, 4), torch.randn(4, 640)) for i in range(12)}
+law = Deletion.low_rank(updates, n_layers=12)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+bake_checkpoint(sys.argv[1], sys.argv[2], law)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    command = [sys.executable, "-c", code, tmp_path / "base", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    weights = (tmp_path / "base" / "model.safetensors").stat().st_size / 2**20
+    # What is kept for reverting (75 MB here) and two matrices of 6.5 MB, not the 230 MB of the model.
+    assert weights > 220
+    assert int(done.stdout) < 130
+
+
+def test_a_folder_of_the_users_is_never_taken_for_a_left_over(gpt2_folder, tmp_path):
+    from tl_toxmem import bake_checkpoint
+
+    mine = tmp_path / "out.partial"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    base = shutil.copytree(gpt2_folder, tmp_path / "ck.partial")
+    dead = tmp_path / "out.partial-4194304"  # no process has so large a number
+    dead.mkdir()
+    bake_checkpoint(base, tmp_path / "out", make("zero"))
+    bake_checkpoint(base, tmp_path / "ck", make("zero"))
+    assert (mine / "notes.txt").read_text() == "mine" and (base / "config.json").is_file()
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"out.partial", "ck.partial", "out", "ck"}, "what a killed process left is gone"

@@ -147,15 +147,44 @@ def test_a_host_that_differs_from_transformers_is_refused(host, gpt2_folder, mon
         LensModel.from_pretrained(gpt2_folder, host=host)
 
 
-def test_wrong_folders(host, gpt2_folder, tmp_path):
-    import shutil
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 0}, {"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": -1}],
+    ids=str,
+)
+def test_sampling_that_makes_no_sense(wrong):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.model import Sampling
 
-    from tl_toxmem import LensModel, ToxmemError
+    with pytest.raises(ToxmemError, match="sampling needs temperature > 0"):
+        Sampling(**wrong)
 
-    without = shutil.copytree(gpt2_folder, tmp_path / "without")
-    (without / "tokenizer.json").unlink()
-    with pytest.raises(ToxmemError, match="has no tokenizer files"):
-        LensModel.from_pretrained(without, host=host)
+
+def test_a_gated_mlp_with_biases(host, tmp_path):
+    """A mean shift is baked into its output bias on the Bridge; HookedTransformer has no such MLP."""
+    from conftest import byte_tokenizer
+    from laws import make
+    from tiny import TINY
+    from transformers import LlamaForCausalLM
+
+    from tl_toxmem import LensModel, ToxmemError, export_checkpoint
+
+    config = TINY["llama"]()
+    config.mlp_bias = True
+    torch.manual_seed(0)
+    theirs = LlamaForCausalLM(config)
+    for parameter in theirs.parameters():
+        parameter.data.normal_(0.3, 0.2)
+    options = {"tokenizer": byte_tokenizer(), "host": host}
+    if host == "hooked":
+        with pytest.raises(
+            ToxmemError, match="has no biases, and this model's has: use the host 'bridge'"
+        ):
+            LensModel.from_pretrained(theirs, **options)
+        return
+    model = LensModel.from_pretrained(theirs, **options)
+    done = export_checkpoint(model, make(("mean", "input gain")), tmp_path / "out", prompts=TEXTS)
+    assert done.certificate.passed
 
 
 def test_the_hooked_model_shares_the_hugging_face_tensors(load):

@@ -4,12 +4,13 @@
     y   -> y + (a U) V + c     W + U V;  b + c
     pre_i -> g_i pre_i         column i of W_pre and entry i of b_pre times g_i
 
-Each changed value is computed in float64 on the CPU, whatever the device, and rounded once to the checkpoint's own
-precision. Only what changes is written; the originals are kept, so that undoing puts the very same bits back and
-never inverts arithmetic.
+Each changed value is computed in float64 on the CPU, whatever the device, and rounded to the checkpoint's own precision
+(to 16 bits by way of float32, as torch does). Only what changes is written; originals are kept, so that undoing puts
+the very same bits back and never inverts arithmetic.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.sites import Architecture, architecture
 
 Read = Callable[[str], Tensor | None]
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,30 @@ def bake(hf_model: PreTrainedModel, deletion: Deletion, *, force: bool = False) 
     parameters = {name: p.data for name, p in hf_model.named_parameters()}
     read = parameters.get
     check_model(deletion, arch, read, n_layers=int(hf_model.config.num_hidden_layers))
-    check_base(deletion, arch, read, where="the model to bake", force=force)
+    if not force:
+        check_base(deletion, arch, read, where="the model to bake", force=False)
     kept: list[Kept] = []
     try:
         for layer, law in deletion.by_layer().items():
             # All of a layer's changes are computed from its tensors as they were.
             for change in list(changes(law, arch, layer, read, called=deletion.law)):
                 view = neurons_first(arch, change.name, parameters[change.name])
-                original = take(view, change.neurons).clone()
-                kept.append(Kept(change.name, view, change.neurons, original))
+                kept.append(Kept(change.name, view, change.neurons, take(view, change.neurons)))
                 put(view, change.neurons, change.values)
-    except ToxmemError:
+    except BaseException:  # also when interrupted: the model is not ours to leave half edited
         Undo(tuple(kept)).restore()
         raise
     return Undo(tuple(kept))
+
+
+@contextmanager
+def baked(hf_model: PreTrainedModel, deletion: Deletion) -> Iterator[None]:
+    """The weights edited for the duration, whatever model the deletion was made for."""
+    undo = bake(hf_model, deletion, force=True)
+    try:
+        yield
+    finally:
+        undo.restore()
 
 
 def check_base(
@@ -117,7 +129,7 @@ def check_model(deletion: Deletion, arch: Architecture, read: Read, *, n_layers:
     Raises:
         ToxmemError: see `Deletion.check_fits`.
     """
-    w_out = neurons_first(arch, arch.w_out.format(layer=0), _present(read, arch.w_out, 0))
+    w_out = neurons_first(arch, arch.w_out.format(layer=0), present(read, arch.w_out, 0))
     deletion.check_fits(n_layers, *w_out.shape)
 
 
@@ -133,14 +145,21 @@ def touched(deletion: Deletion, arch: Architecture, read: Read) -> list[str]:
 
 
 def base_of(
-    deletion: Deletion, arch: Architecture, read: Read, *, name: str, revision: str | None
+    deletion: Deletion,
+    arch: Architecture,
+    read: Read,
+    *,
+    name: str,
+    revision: str | None,
+    forced: bool = False,
 ) -> Base:
-    """The model at hand as the one that a deletion is for."""
+    """The model at hand as the one that a deletion is for; once forced, always forced."""
     tensors = {}
     for tensor_name in touched(deletion, arch, read):
-        tensor = _present(read, tensor_name)
+        tensor = present(read, tensor_name)
         tensors[tensor_name] = (precision_name(tensor.dtype), tensor_sha256(tensor))
-    return Base(name, revision, arch.model_type, tensors)
+    forced = forced or (deletion.base is not None and deletion.base.forced)
+    return Base(name, revision, arch.model_type, tensors, forced)
 
 
 def changes(
@@ -154,31 +173,26 @@ def changes(
     w_name, b_name = arch.w_out.format(layer=layer), arch.b_out.format(layer=layer)
     names = _names(law, arch, layer, read, called=called)
     if w_name in names or b_name in names:
-        w_out = neurons_first(arch, w_name, _present(read, w_name))
+        w_out = neurons_first(arch, w_name, present(read, w_name))
         rows = _output_rows(law)
         if w_name in names:
-            before = w_out[rows.to(w_out.device)].cpu().double()
-            place = torch.isin(law.neurons, rows)
-            after = law.gain[place, None] * before
-            if law.low_rank is not None:
-                after = after + law.low_rank.U[rows] @ law.low_rank.V
-            yield _change(w_name, rows, after, w_out, called)
+            yield _change(w_name, rows, _new_rows(law, w_out, rows), called)
         if b_name in names:
-            bias = _present(read, b_name)
+            bias = present(read, b_name)
             moved = law.shift != 0
             shifted = w_out[law.neurons[moved].to(w_out.device)].cpu().double()
             after = bias.cpu().double() + law.shift[moved] @ shifted
             if law.low_rank is not None:
                 after = after + law.low_rank.constant
-            yield _change(b_name, None, after, bias, called)
+            yield _change(b_name, None, after.to(bias.dtype), called)
     moved = law.pre_gain != 1
     for name in (arch.w_pre.format(layer=layer), arch.b_pre.format(layer=layer)):
         if name in names:
-            tensor = neurons_first(arch, name, _present(read, name))
+            tensor = neurons_first(arch, name, present(read, name))
             at, gain = law.neurons[moved], law.pre_gain[moved]
             before = tensor[at.to(tensor.device)].cpu().double()
             after = gain.reshape(-1, *[1] * (before.ndim - 1)) * before
-            yield _change(name, at, after, tensor, called)
+            yield _change(name, at, after.to(tensor.dtype), called)
 
 
 def neurons_first(arch: Architecture, name: str, tensor: Tensor) -> Tensor:
@@ -190,8 +204,8 @@ def neurons_first(arch: Architecture, name: str, tensor: Tensor) -> Tensor:
 
 
 def take(tensor: Tensor, neurons: Tensor | None) -> Tensor:
-    """The rows of `neurons` of a tensor with neurons first; all of it for None."""
-    return tensor if neurons is None else tensor[neurons.to(tensor.device)]
+    """A copy of the rows of `neurons` of a tensor with neurons first; of all of it for None."""
+    return tensor.clone() if neurons is None else tensor[neurons.to(tensor.device)]
 
 
 def put(tensor: Tensor, neurons: Tensor | None, values: Tensor) -> None:
@@ -216,7 +230,7 @@ def _names(law: LayerLaw, arch: Architecture, layer: int, read: Read, *, called:
         if read(arch.b_out.format(layer=layer)) is None:
             raise ToxmemError(
                 f"law {called!r} shifts activations, and {arch.model_type}'s MLP has no output bias to "
-                "hold that: use the law zero or scale, or a checkpoint with mlp_bias = true"
+                "hold that: use the law zero or scale, or a model whose MLP has one"
             )
         names.append(arch.b_out)
     if bool((law.pre_gain != 1).any()):
@@ -234,19 +248,35 @@ def _output_rows(law: LayerLaw) -> Tensor:
     return law.neurons[changed]
 
 
-def _present(read: Read, pattern: str, layer: int = 0) -> Tensor:
+def present(read: Read, pattern: str, layer: int = 0) -> Tensor:
+    """A tensor that must be there.
+
+    Raises:
+        ToxmemError: it is not.
+    """
     tensor = read(pattern.format(layer=layer))
     if tensor is None:
         raise ToxmemError(f"the checkpoint has no tensor {pattern.format(layer=layer)}")
     return tensor
 
 
-def _change(name: str, neurons: Tensor | None, values: Tensor, like: Tensor, called: str) -> Change:
-    """The values rounded to the precision of the tensor that they go into."""
-    rounded = values.to(like.dtype)
-    if not bool(rounded.isfinite().all()):
+def _new_rows(law: LayerLaw, w_out: Tensor, rows: Tensor) -> Tensor:
+    """What the law makes of these rows of W; in blocks, as a whole matrix of GPT-2-XL in float64 is 82 MB."""
+    gain = law.gain[torch.isin(law.neurons, rows)]
+    result = torch.empty(len(rows), w_out.shape[1], dtype=w_out.dtype)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        exact = w_out[rows[block].to(w_out.device)].cpu().double().mul_(gain[block, None])
+        if law.low_rank is not None:
+            exact.addmm_(law.low_rank.U[rows[block]], law.low_rank.V)
+        result[block] = exact.to(w_out.dtype)
+    return result
+
+
+def _change(name: str, neurons: Tensor | None, values: Tensor, called: str) -> Change:
+    if not bool(values.isfinite().all()):
         raise ToxmemError(
-            f"baking {called!r} gives values in {name} that are not finite in {precision_name(like.dtype)}: "
+            f"baking {called!r} gives values in {name} that are not finite in {precision_name(values.dtype)}: "
             "check the deletion"
         )
-    return Change(name, neurons, rounded)
+    return Change(name, neurons, values)

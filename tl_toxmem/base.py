@@ -21,20 +21,30 @@ class Base:
         architecture: `model_type` of its configuration.
         tensors: precision and SHA-256 of each tensor that the deletion changes, as the checkpoint stores it, by the
             name that plain transformers gives it.
+        forced: whether the deletion was made for another model, and its use on this one forced.
     """
 
     name: str
     revision: str | None
     architecture: str
     tensors: Mapping[str, tuple[str, str]]
+    forced: bool = False
 
-    def check(self, read: Callable[[str], Tensor | None], *, architecture: str, where: str) -> None:
+    def check(
+        self,
+        read: Callable[[str], Tensor | None],
+        *,
+        architecture: str,
+        where: str,
+        advice: str = "force it (--force) only if you mean to edit another model",
+    ) -> None:
         """Refuse another model than this one.
 
         Args:
             read: gives a tensor by its name, or None if there is none.
             architecture: `model_type` of the model at hand.
             where: what to call it.
+            advice: what to do if it is another model.
 
         Raises:
             ToxmemError: another architecture, a tensor that is missing or another, or a model that was loaded in
@@ -51,14 +61,17 @@ class Base:
                 if torch.promote_types(tensor.dtype, stored) != tensor.dtype:
                     raise ToxmemError(
                         f"{where} is in {precision_name(tensor.dtype)}, less than the {precision} that this deletion "
-                        f"was made for, so that it cannot be told whether it is the same model: use it in {precision}"
+                        f"was made for, so that it cannot be told whether it is the same model: use it in {precision}, or "
+                        "force it (--force)"
                     )
-                tensor = tensor.to(stored)  # exact, if this is the same model loaded wider
-            if tensor is None or tensor_sha256(tensor) != expected:
+                narrow = tensor.to(stored)
+                # The same model loaded wider has nothing to lose by this.
+                tensor = narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+            if tensor is None or tensor.dtype != stored or tensor_sha256(tensor) != expected:
                 problem = "is missing" if tensor is None else "is another"
                 raise ToxmemError(
                     f"{where} is not the model that this deletion was made for ({self.name}): {name} {problem} "
-                    "(SHA-256); force it only if you mean to edit another model"
+                    f"(SHA-256); {advice}"
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -69,11 +82,18 @@ class Base:
     def from_json(cls, values: Mapping[str, Any]) -> "Base":
         """Read what `to_json` gave."""
         tensors = {name: (str(p), str(digest)) for name, (p, digest) in values["tensors"].items()}
-        return cls(values["name"], values["revision"], values["architecture"], tensors)
+        unknown = [
+            p for p, _ in tensors.values() if not isinstance(getattr(torch, p, 0), torch.dtype)
+        ]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no precision")
+        return cls(
+            values["name"], values["revision"], values["architecture"], tensors, values["forced"]
+        )
 
 
 def same_base(first: Base | None, second: Base | None) -> Base | None:
-    """The model that two deletions were made for; one that does not say may be for any.
+    """The model that two deletions were made for; one that does not say may be for any, and stays unchecked.
 
     Raises:
         ToxmemError: they were made for different models.
@@ -87,13 +107,22 @@ def same_base(first: Base | None, second: Base | None) -> Base | None:
             f"cannot compose deletions made for different models ({first.name} and {second.name})"
         )
     tensors = {**second.tensors, **first.tensors}
-    return Base(first.name, first.revision, first.architecture, tensors)
+    forced = first.forced or second.forced
+    return Base(first.name, first.revision, first.architecture, tensors, forced)
 
 
 def tensor_sha256(tensor: Tensor) -> str:
     """SHA-256 of the values as they are stored: row-major, little-endian, in the tensor's own precision."""
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(raw.numpy().data).hexdigest()
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same bit for bit, NaN and the sign of zero included."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    first, second = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(first, second)
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -146,7 +146,7 @@ def _may_be_on_hub(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not is_local(name)
+    return "/" in name and not is_local(name)
 
 
 def _results(evaluation: Evaluation) -> Iterator[EvalResult]:

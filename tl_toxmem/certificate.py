@@ -123,6 +123,11 @@ class Certificate:
         Raises:
             ToxmemError: missing, damaged or of another version.
         """
+        if not (folder / CERTIFICATE_FILE).is_file():
+            raise ToxmemError(
+                f"{folder / CERTIFICATE_FILE} is missing: give an exported checkpoint (7_checkpoint of a run, or "
+                "made by `apply --certify`)"
+            )
         values = read_json(folder / CERTIFICATE_FILE)
         values.pop("format_version")
         try:

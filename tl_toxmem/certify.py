@@ -8,21 +8,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from tl_toxmem.baking import bake
-from tl_toxmem.base import precision_name
+from tl_toxmem.baking import baked
+from tl_toxmem.base import precision_name, same_bits
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import ExportConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import sha256_file
+from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel, plain_log_probs
 from tl_toxmem.model.load import can_compute
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.weights import WeightFiles
 
 _BATCH = 8
+_NOT_THE_MODEL = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "transformers_version",
+    "output_attentions",
+)
 _FITS = 4 * 2**30
 """Bytes of one float64 copy up to which the comparison is made in float64 too; two copies are held."""
 
@@ -35,7 +43,6 @@ def certify(
     prompts: Sequence[str],
     base_model: str,
     cfg: ExportConfig,
-    forced: bool = False,
 ) -> Certificate:
     """Load `folder` by plain transformers and compare it with `model` under `deletion`'s hooks.
 
@@ -46,7 +53,6 @@ def certify(
         prompts: held-out texts.
         base_model: what to call the unedited model.
         cfg: bounds and lengths.
-        forced: see `Certificate`.
     """
     stored = _stored(deletion)
     wide = torch.promote_types(torch.promote_types(stored, model.dtype), torch.float32)
@@ -54,7 +60,8 @@ def certify(
         model = model.in_precision(wide)
     reloaded = _reload(folder, model)
     as_computed = _check_tensors(reloaded, model, deletion, folder)
-    options: dict[str, Any] = {"prompts": prompts, "cfg": cfg, "rounds": stored.itemsize < 4}
+    narrow = stored if stored.itemsize < 4 else None
+    options: dict[str, Any] = {"prompts": prompts, "cfg": cfg, "stored": narrow}
     found = _compare(model, deletion, reloaded, **options)
     precision, single = precision_name(wide), None
     if wide == torch.float32:
@@ -74,9 +81,9 @@ def certify(
         gap_float32=None if single is None else single.gap,
         rounding_float32=None if single is None else single.rounding,
         stored=precision_name(stored),
-        storage_rounding=found.storage if stored.itemsize < 4 else None,
+        storage_rounding=None if narrow is None else found.storage,
         as_computed=as_computed,
-        forced=forced,
+        forced=deletion.base is not None and deletion.base.forced,
         bound=cfg.bound,
         min_effect=cfg.min_effect,
         passed=False,
@@ -106,6 +113,9 @@ def _reload(folder: Path, model: LensModel) -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=model.dtype, local_files_only=True
     )
+    # Greedy decoding is compared, and not what a checkpoint's own settings make of it (penalties, sampling).
+    settings: Any = GenerationConfig
+    loaded.generation_config = settings()
     reloaded: PreTrainedModel = loaded.eval()
     return reloaded
 
@@ -119,29 +129,31 @@ def _check_tensors(
     """
     assert deletion.base is not None
     files, clean = WeightFiles(folder), model.clean_hf()
-    undo = bake(clean, deletion, force=True)
-    expected = dict(clean.named_parameters())
-    as_computed = True
     parameters = dict(reloaded.named_parameters())
-    for name, parameter in track(parameters.items(), "compare tensors", total=len(parameters)):
-        stored = files.read(name)
-        if stored is None:  # transformers has another name for it in files
-            stored = parameter.data
-        wanted = expected[name].data
-        if not _same_bits(stored, wanted.cpu().to(stored.dtype)):
-            as_computed = False
-        elif name not in deletion.base.tensors and stored.dtype == wanted.dtype:
-            parameter.data = wanted
-    undo.restore()
+    with baked(clean, deletion):
+        expected = dict(clean.named_parameters())
+        as_computed = parameters.keys() == expected.keys() and _same_config(reloaded, clean)
+        shared = sorted(parameters.keys() & expected.keys())
+        for name in track(shared, "compare tensors", total=len(shared)):
+            found, wanted = files.read(name), expected[name].data
+            # None: transformers has another name for it in files.
+            stored = parameters[name].data.cpu() if found is None else found
+            if not same_bits(stored, wanted.cpu().to(stored.dtype)):
+                as_computed = False
+            elif name not in deletion.base.tensors and same_bits(
+                stored.to(wanted.dtype), wanted.cpu()
+            ):
+                parameters[name].data = wanted
     return as_computed
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return torch.equal(
-        a.reshape(-1).view(torch.uint8), b.reshape(-1).contiguous().view(torch.uint8)
-    )
+def _same_config(reloaded: PreTrainedModel, clean: PreTrainedModel) -> bool:
+    """Whether two configurations are the same but for what loading puts there."""
+    first, second = (dict(model.config.to_dict()) for model in (reloaded, clean))
+    for config in (first, second):
+        for name in _NOT_THE_MODEL:
+            config.pop(name, None)
+    return first == second
 
 
 @dataclass(frozen=True)
@@ -160,15 +172,16 @@ def _compare(
     *,
     prompts: Sequence[str],
     cfg: ExportConfig,
-    rounds: bool,
+    stored: torch.dtype | None,
 ) -> _Comparison:
-    """The comparison in the model's own precision; `rounds` asks what storing the edited weights does."""
+    """The comparison in the model's own precision; `stored` asks what rounding the edited weights to it does."""
     on_device: Any = reloaded
     reloaded, clean = on_device.to(model.device), model.clean_hf()
     gap = rounding = effect = storage = 0.0
     same = 0
     rows = [model.encode(text) for text in prompts]
-    for batch in in_batches(rows, _BATCH, "verify"):
+    most = tokens_for_logits(model)
+    for batch in in_batches(rows, _BATCH, "verify", length=len, most=most):
         tokens, mask = model.pad(batch)
         real = mask.bool()
         base = _log_probs(model, tokens, mask)
@@ -179,12 +192,29 @@ def _compare(
         gap = _larger(gap, _largest(plain - hooked, real))
         rounding = _larger(rounding, _largest(plain_log_probs(clean, tokens, mask) - base, real))
         effect = _larger(effect, _largest(hooked - base, real))
-        if rounds:
-            undo = bake(clean, deletion, force=True)
-            storage = _larger(storage, _largest(plain_log_probs(clean, tokens, mask) - plain, real))
-            undo.restore()
+        if stored is not None:
+            rounded = _rounding(clean, deletion, stored, tokens, mask)
+            storage = _larger(storage, _largest(rounded, real))
         same += _count_same(greedy, _plain_greedy(reloaded, tokens, mask, model, cfg), model.pad_id)
     return _Comparison(gap, rounding, effect, storage, (same, len(rows)))
+
+
+def _rounding(
+    clean: PreTrainedModel, deletion: Deletion, stored: torch.dtype, tokens: Tensor, mask: Tensor
+) -> Tensor:
+    """What rounding the edited tensors to `stored` does; the folder has no part in it, as it is judged by it."""
+    assert deletion.base is not None
+    with baked(clean, deletion):
+        exact = plain_log_probs(clean, tokens, mask)
+        tensors = dict(clean.named_parameters())
+        kept = {name: tensors[name].data for name in deletion.base.tensors}
+        try:
+            for name, value in kept.items():
+                tensors[name].data = value.to(stored).to(value.dtype)
+            return plain_log_probs(clean, tokens, mask) - exact
+        finally:
+            for name, value in kept.items():
+                tensors[name].data = value
 
 
 def _log_probs(model: LensModel, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -218,7 +248,7 @@ def _plain_greedy(
         max_new_tokens=cfg.max_new_tokens,
         do_sample=False,
         pad_token_id=model.pad_id,
-        eos_token_id=model.tokenizer.eos_token_id,
+        eos_token_id=list(model.eos_ids) or None,
     )
     return result
 

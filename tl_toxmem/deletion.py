@@ -89,9 +89,23 @@ class Deletion:
                 raise ToxmemError(f"a deletion of {n} neurons needs {n} finite values of {name}")
             object.__setattr__(self, name, values.double().cpu())
         check_layers(self.added, n_layers=self.neurons.n_layers)
+        for layer, update in self.added.items():
+            self._check_added(layer, update)
         object.__setattr__(
             self, "added", {layer: self.added[layer] for layer in sorted(self.added)}
         )
+
+    def _check_added(self, layer: int, update: LowRank) -> None:
+        d_mlp, rank = self.neurons.d_mlp, update.V.shape[0]
+        if update.U.shape != (d_mlp, rank) or update.constant.shape != update.V.shape[1:]:
+            raise ToxmemError(f"the low-rank part in layer {layer} has shapes that do not fit")
+        if not all(bool(x.isfinite().all()) for x in (update.U, update.V, update.constant)):
+            raise ToxmemError(f"the low-rank part in layer {layer} has values that are not finite")
+        read = set(update.U.any(1).nonzero()[:, 0].tolist())
+        if not read <= set(self.neurons.by_layer().get(layer, [])):
+            raise ToxmemError(
+                f"the low-rank part in layer {layer} reads neurons that are not listed"
+            )
 
     def __repr__(self) -> str:
         return f"Deletion({self.law}, {self.neurons!r})"
@@ -229,21 +243,42 @@ class Deletion:
             yield model
 
     def save(self, path: str | Path) -> None:
-        """Write one small safetensors file: the law, and the model it was made for (see `made_for`)."""
+        """Write one safetensors file: the law, and the model it was made for, if that was said (see `made_for`)."""
         from tl_toxmem.delta import save_deletion
 
         save_deletion(self, Path(path))
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Deletion":
-        """Read what `save` wrote.
+    def made_for(self, model: LensModel) -> "Deletion":
+        """The same, for this model and no other: with the SHA-256 of every tensor that it changes.
 
         Raises:
-            ToxmemError: missing, damaged, of another kind or version, or with values that make no law.
+            ToxmemError: a model of another shape or with processed weights, or a law that cannot be baked into it.
         """
-        from tl_toxmem.delta import load_deletion
+        from tl_toxmem.delta import bind
 
-        return load_deletion(Path(path))
+        return bind(self, model)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, model: LensModel | None = None, force: bool = False
+    ) -> "Deletion":
+        """Read what `save` wrote.
+
+        Args:
+            path: of the file.
+            model: that it is meant for; refused if it was made for another.
+            force: take it for that model all the same.
+
+        Raises:
+            ToxmemError: missing, damaged, of another kind or version, with values that make no law, or made for
+                another model.
+        """
+        from tl_toxmem.delta import check_loaded, load_deletion
+
+        deletion = load_deletion(Path(path))
+        if model is not None:
+            check_loaded(deletion, model, force=force)
+        return deletion
 
 
 def _pairs(neurons: NeuronSet) -> Int[Tensor, "neuron 2"]:
@@ -252,11 +287,12 @@ def _pairs(neurons: NeuronSet) -> Int[Tensor, "neuron 2"]:
 
 def _gains(neurons: NeuronSet, factor: Gain) -> tuple[Float[Tensor, " neuron"], str]:
     """One gain per neuron, and how to call them."""
-    if isinstance(factor, Tensor):
+    if isinstance(factor, Tensor) and factor.ndim:
         gain = factor.double()
         words = f"{float(gain.min()):g} to {float(gain.max()):g}" if len(gain) else "of none"
         return gain, words
-    return torch.full((len(neurons),), factor, dtype=torch.float64), f"{factor:g}"
+    value = float(factor)
+    return torch.full((len(neurons),), value, dtype=torch.float64), f"{value:g}"
 
 
 def _layer_hooks(layer: int, law: LayerLaw) -> list[Hook]:

@@ -4,18 +4,21 @@ One safetensors file with a JSON header; docs/formats.md has every field.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tl_toxmem.baking import Read, base_of, check_base
 from tl_toxmem.base import Base
 from tl_toxmem.deletion import Deletion, LowRank
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.weights import WeightFiles
 
 KIND = "deletion"
 _LOW_RANK, _ORIGINAL, _ROWS = "low_rank.", "original.", "original_neurons."
@@ -65,6 +68,8 @@ def load_deletion(path: Path) -> Deletion:
     tensors, meta = read_tensors(path, KIND)
     try:
         pairs = [(int(layer), int(neuron)) for layer, neuron in tensors["neurons"].tolist()]
+        if pairs != sorted(set(pairs)):  # the numbers are in their order
+            raise ToxmemError("damaged: its neurons are not sorted and unique")
         layers = {int(n.split(".")[1]) for n in tensors if n.startswith(_LOW_RANK)}
         added = {
             layer: LowRank(**{part: tensors[f"{_LOW_RANK}{layer}.{part}"] for part in _PARTS})
@@ -82,6 +87,33 @@ def load_deletion(path: Path) -> Deletion:
         )
     except KeyError as error:
         raise ToxmemError(f"{path} is damaged: it lacks {error}") from None
+    except ToxmemError as error:
+        raise ToxmemError(f"{path}: {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ToxmemError(f"{path} is damaged: {error}") from None
+
+
+def bind(deletion: Deletion, model: LensModel) -> Deletion:
+    """The deletion with `model` as its base."""
+    deletion.check_fits(model.n_layers, model.d_mlp, model.d_model)
+    source = model.source
+    revision = source.revision if source else None
+    read = stored_tensors(model)
+    base = base_of(deletion, model.arch, read, name=model.name, revision=revision)
+    return replace(deletion, base=base)
+
+
+def check_loaded(deletion: Deletion, model: LensModel, *, force: bool) -> None:
+    """Refuse another model than the deletion was made for, unless forced."""
+    deletion.check_fits(model.n_layers, model.d_mlp, model.d_model)
+    check_base(deletion, model.arch, stored_tensors(model), where=model.name, force=force)
+
+
+def stored_tensors(model: LensModel) -> Read:
+    """The weights as their checkpoint stores them, or, of a model that came from none, as they are in memory."""
+    if model.source is not None:
+        return WeightFiles(model.source.folder).read
+    return {name: p.data for name, p in model.clean_hf().named_parameters()}.get
 
 
 def load_originals(path: Path) -> dict[str, Original]:

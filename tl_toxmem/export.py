@@ -15,7 +15,7 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
-from tl_toxmem.filebake import DELETION_FILE, bake_into, limited, new_folder
+from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into, new_folder
 from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import TOKENIZER_FILES
 from tl_toxmem.weights import WeightFiles
@@ -60,19 +60,21 @@ def export_checkpoint(
             or the certificate does not pass; then nothing is left behind.
     """
     cfg = cfg or ExportConfig()
+    if isinstance(prompts, str):
+        raise ToxmemError("export needs a list of prompts, not one text")
     texts = list(prompts)[: cfg.n_prompts]
     if not texts:
         raise ToxmemError("export needs at least one held-out prompt to compare on")
     base_model = model.name
     with new_folder(Path(folder)) as partial:
-        deletion, forced = _bake_to(model, deletion, partial, force=force)
+        deletion = _bake_to(model, deletion, partial, force=force)
         card = model_card(
             model,
             deletion,
             base_model=base_model,
             evaluation=evaluation,
             datasets=datasets,
-            forced=forced,
+            forced=deletion.base is not None and deletion.base.forced,
         )
         (partial / "README.md").write_text(card, encoding="utf-8")
         certificate = certify(
@@ -82,7 +84,6 @@ def export_checkpoint(
             prompts=texts,
             base_model=base_model,
             cfg=cfg,
-            forced=forced,
         )
         if not certificate.passed:
             raise ToxmemError(f"nothing exported: {certificate.problem()}")
@@ -90,10 +91,8 @@ def export_checkpoint(
     return Checkpoint(Path(folder), certificate)
 
 
-def _bake_to(
-    model: LensModel, deletion: Deletion, folder: Path, *, force: bool
-) -> tuple[Deletion, bool]:
-    """Write the edited weights with their companions and the delta; the deletion with its base, whether forced."""
+def _bake_to(model: LensModel, deletion: Deletion, folder: Path, *, force: bool) -> Deletion:
+    """Write the edited weights with their companions and the delta; the deletion with this model as its base."""
     hf = model.clean_hf()  # also where it is only asked whether the model can be baked
     if model.source is not None:
         applied = bake_into(model.source, folder, deletion, force=force)
@@ -101,20 +100,23 @@ def _bake_to(
             for name in TOKENIZER_FILES:
                 (folder / name).unlink(missing_ok=True)
             model.tokenizer.save_pretrained(folder)
-        return replace(deletion, base=applied.deletion.base), applied.forced
+        return replace(deletion, base=applied.deletion.base)
     parameters = {name: p.data for name, p in hf.named_parameters()}
     forced = check_base(deletion, model.arch, parameters.get, where="the model", force=force)
-    base = base_of(deletion, model.arch, parameters.get, name=model.name, revision=None)
-    undo = bake(hf, deletion, force=force)
+    base = base_of(
+        deletion, model.arch, parameters.get, name=model.name, revision=None, forced=forced
+    )
+    deletion = replace(deletion, base=base)
+    undo = bake(hf, deletion, force=True)
     try:
         hf.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
     finally:
         undo.restore()
-    deletion = replace(deletion, base=base)
     originals = {kept.name: Original(kept.neurons, kept.values) for kept in undo.kept}
-    save_deletion(deletion, folder / DELETION_FILE, originals=limited(originals))
-    return deletion, forced
+    small = sum(original.values.nbytes for original in originals.values()) <= MAX_ORIGINALS
+    save_deletion(deletion, folder / DELETION_FILE, originals=originals if small else None)
+    return deletion
 
 
 def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> Certificate:
@@ -167,5 +169,4 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         prompts=old.prompts,
         base_model=old.base_model,
         cfg=cfg,
-        forced=old.forced,
     )

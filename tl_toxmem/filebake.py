@@ -4,8 +4,10 @@ The folder is copied, and of the copy only the values that change are overwritte
 everything they can before they write, work in a temporary folder, and leave either a whole folder or none.
 """
 
+import glob
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,28 +21,24 @@ from tl_toxmem.baking import (
     check_base,
     check_model,
     neurons_first,
+    present,
     put,
     take,
     touched,
 )
-from tl_toxmem.base import Base
+from tl_toxmem.base import Base, precision_name, same_bits
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, load_originals, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY
 from tl_toxmem.model.load import TOKENIZER_FILES, Source, find_source, read_architecture
 from tl_toxmem.progress import track
+from tl_toxmem.sites import architecture
 from tl_toxmem.weights import INDEX, WeightFiles
 
 DELETION_FILE, CERTIFICATE_FILE = "deletion.safetensors", "certificate.json"
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    *TOKENIZER_FILES,
-    INDEX,
-    "LICENSE",
-    "LICENSE.txt",
-)
+LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
+COMPANIONS = ("config.json", "generation_config.json", *TOKENIZER_FILES, INDEX, *LICENSES)
 """What is copied beside the weights: what a model needs, and no notes, pickled weights or the card of the base."""
 MAX_ORIGINALS = 128 * 2**20
 """Bytes of overwritten values up to which the delta keeps them; more would be no small file."""
@@ -56,14 +54,17 @@ class Applied:
         deletion: with the checkpoint that it was applied to as its base.
         original_bytes: size of the overwritten values.
         keeps_originals: whether the delta in the folder holds them, so that it reverts without the base.
-        forced: whether the deletion was made for another model.
     """
 
     folder: Path
     deletion: Deletion
     original_bytes: int
     keeps_originals: bool
-    forced: bool
+
+    @property
+    def forced(self) -> bool:
+        """Whether the deletion was made for another model."""
+        return self.deletion.base is not None and self.deletion.base.forced
 
 
 def bake_checkpoint(
@@ -90,23 +91,15 @@ def bake_checkpoint(
     return replace(applied, folder=Path(dst))
 
 
-def base_in_files(deletion: Deletion, source: Source) -> Base:
-    """A checkpoint as the model that a deletion is for.
-
-    Raises:
-        ToxmemError: no such checkpoint, one of another shape, or a law that cannot be baked into it.
-    """
-    arch, weights = read_architecture(source), WeightFiles(source.folder)
-    check_model(deletion, arch, weights.read, n_layers=_n_layers(source))
-    return base_of(deletion, arch, weights.read, name=source.name, revision=source.revision)
-
-
 def bake_into(source: Source, folder: Path, deletion: Deletion, *, force: bool) -> Applied:
     """`bake_checkpoint` into an empty folder."""
     arch = read_architecture(source)
     weights = WeightFiles(source.folder)
-    base = base_in_files(deletion, source)
+    check_model(deletion, arch, weights.read, n_layers=_n_layers(source))
     forced = check_base(deletion, arch, weights.read, where=source.name, force=force)
+    base = base_of(
+        deletion, arch, weights.read, name=source.name, revision=source.revision, forced=forced
+    )
     _copy(weights, folder)
     copied = WeightFiles(folder)
     originals: dict[str, Original] = {}
@@ -114,20 +107,18 @@ def bake_into(source: Source, folder: Path, deletion: Deletion, *, force: bool) 
     laws = deletion.by_layer()
     for layer, law in track(laws.items(), "apply", total=len(laws)):
         for change in list(changes(law, arch, layer, weights.read, called=deletion.law)):
-            tensor = _read(copied, change.name)
+            tensor = present(copied.read, change.name)
             view = neurons_first(arch, change.name, tensor)
-            original = take(view, change.neurons)
-            size += original.nbytes
-            if size <= MAX_ORIGINALS:
-                originals[change.name] = Original(change.neurons, original.clone())
-            else:
+            originals[change.name] = Original(change.neurons, take(view, change.neurons))
+            size += originals[change.name].values.nbytes
+            if size > MAX_ORIGINALS:
                 originals.clear()
             put(view, change.neurons, change.values)
             copied.write(change.name, tensor)
-    keeps = size <= MAX_ORIGINALS
     deletion = replace(deletion, base=base)
-    save_deletion(deletion, folder / DELETION_FILE, originals=originals)
-    return Applied(folder, deletion, size, keeps, forced)
+    keeps = size <= MAX_ORIGINALS
+    save_deletion(deletion, folder / DELETION_FILE, originals=originals if keeps else None)
+    return Applied(folder, deletion, size, keeps)
 
 
 def revert_checkpoint(
@@ -142,7 +133,8 @@ def revert_checkpoint(
         base: the unedited checkpoint; needed where the delta does not hold what it overwrote.
 
     Returns:
-        The model that was restored. Every restored tensor has the SHA-256 that the delta recorded of it.
+        The model that was restored. Every tensor that the deletion touched has the SHA-256 that the delta recorded of
+        it; what it did not touch is copied as it is, and compared with `base` where that is given.
 
     Raises:
         ToxmemError: a delta that was never applied or does not hold the originals, or a checkpoint that does not
@@ -161,47 +153,118 @@ def revert_checkpoint(
             f"the {DELETION_FILE} of the edited folder"
         )
     source = find_source(src)
-    arch = read_architecture(source)
-    unedited = None if base is None else WeightFiles(find_source(base).folder)
-    with new_folder(Path(dst)) as partial:
-        _copy(WeightFiles(source.folder), partial)
-        weights = WeightFiles(partial)
-        names = touched(law, arch, weights.read)
-        for name in track(names, "revert", total=len(names)):
-            tensor = _read(weights, name)
-            if unedited is None:
-                original = originals.get(name)
-                if original is None:
-                    raise ToxmemError(f"{path} is damaged: it lacks the original of {name}")
-                put(neurons_first(arch, name, tensor), original.neurons, original.values)
-            else:
-                tensor = _read(unedited, name)
-            weights.write(name, tensor)
+    unedited = None if base is None else _checked(law, find_source(base))
+    if unedited is not None:
         law.base.check(
-            weights.read, architecture=arch.model_type, where=f"{source.name}, reverted,"
+            unedited.read,
+            architecture=law.base.architecture,
+            where=str(base),
+            advice="name the model that it was applied to with --base",
         )
+    edited = _checked(law, source)
+    with new_folder(Path(dst)) as partial:
+        _copy(edited, partial)
+        weights = WeightFiles(partial)
+        _restore(law, weights, originals=originals, unedited=unedited, path=path)
+        where = f"{source.name}, reverted,"
+        law.base.check(
+            weights.read,
+            architecture=law.base.architecture,
+            where=where,
+            advice=f"give a checkpoint and the {DELETION_FILE} that lies in it",
+        )
+        if unedited is not None:
+            _check_all(weights, unedited, where=where)
     return law.base
 
 
-def limited(originals: dict[str, Original]) -> dict[str, Original]:
-    """The originals, or none where they are more than `MAX_ORIGINALS`."""
-    size = sum(original.values.nbytes for original in originals.values())
-    return originals if size <= MAX_ORIGINALS else {}
+def _checked(law: Deletion, source: Source) -> WeightFiles:
+    """The weights of a checkpoint of the architecture, shape and precision that a deletion was applied to."""
+    assert law.base is not None
+    arch, weights = read_architecture(source), WeightFiles(source.folder)
+    if arch.model_type != law.base.architecture:
+        raise ToxmemError(
+            f"{source.name} is a {arch.model_type} model; this deletion was applied to {law.base.name}, which is "
+            f"{law.base.architecture}"
+        )
+    check_model(law, arch, weights.read, n_layers=_n_layers(source))
+    if set(touched(law, arch, weights.read)) != law.base.tensors.keys():
+        raise ToxmemError(
+            "the deletion file is damaged: it does not name all tensors that it changes"
+        )
+    for name, (precision, _) in law.base.tensors.items():
+        found = precision_name(present(weights.read, name).dtype)
+        if found != precision:
+            raise ToxmemError(
+                f"{source.name} has {name} in {found}; this deletion was applied to {precision}"
+            )
+    return weights
+
+
+def _restore(
+    law: Deletion,
+    weights: WeightFiles,
+    *,
+    originals: Mapping[str, Original],
+    unedited: WeightFiles | None,
+    path: Path,
+) -> None:
+    assert law.base is not None
+    arch = architecture(law.base.architecture, where=law.base.name)
+    for name in track(list(law.base.tensors), "revert", total=len(law.base.tensors)):
+        if unedited is not None:
+            weights.write(name, present(unedited.read, name))
+            continue
+        original = originals.get(name)
+        if original is None:
+            raise ToxmemError(f"{path} is damaged: it lacks the original of {name}")
+        tensor = present(weights.read, name)
+        put(neurons_first(arch, name, tensor), original.neurons, original.values)
+        weights.write(name, tensor)
+
+
+def _check_all(weights: WeightFiles, unedited: WeightFiles, *, where: str) -> None:
+    """Refuse a checkpoint that differs from the unedited one in what the deletion left alone."""
+    for name in track(unedited.names, "compare", total=len(unedited.names)):
+        found, expected = weights.read(name), unedited.read(name)
+        if found is None or expected is None or not same_bits(found, expected):
+            raise ToxmemError(
+                f"{where} is not the unedited model: {name} differs, which the deletion did not touch"
+            )
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if all goes well, and is gone if not."""
-    if folder.exists():
+    """A temporary folder that becomes `folder` if all goes well, and is gone if not.
+
+    Its name has the process's number: two processes do not meet in it, and what a killed one left is known as such.
+    """
+    if folder.exists() or folder.is_symlink():
         raise ToxmemError(f"{folder} exists: choose a folder that does not")
-    partial = folder.with_name(folder.name + TEMPORARY)
-    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
+        if _is_dead(left.name.rpartition("-")[2]):
+            shutil.rmtree(left)
+    partial = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir()
         yield partial
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_dead(number: str) -> bool:
+    """Whether there is no process of this number."""
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
 
 
 def _copy(weights: WeightFiles, folder: Path) -> None:
@@ -220,10 +283,3 @@ def _copy(weights: WeightFiles, folder: Path) -> None:
 def _n_layers(source: Source) -> int:
     config: Any = AutoConfig.from_pretrained(source.folder, local_files_only=True)
     return int(config.num_hidden_layers)
-
-
-def _read(weights: WeightFiles, name: str) -> Any:
-    tensor = weights.read(name)
-    if tensor is None:
-        raise ToxmemError(f"{weights.folder} has no tensor {name}")
-    return tensor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_toxmem.config import FORMAT_VERSION
@@ -59,14 +59,23 @@ def write_tensors(
 ) -> None:
     """Write tensors and a JSON header as one safetensors file."""
     header = {"format_version": FORMAT_VERSION, "kind": kind, **meta}
-    # Copies: safetensors refuses tensors that share memory.
-    contiguous = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
-    }
-    content = save(
-        contiguous, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)}
+    seen: set[int] = set()
+    ready = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory.
+        ready[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "is a folder" if path.is_dir() else "cannot be written: its folder is not there"
+        raise ToxmemError(f"{path} {problem}")
+    temporary = path.with_name(path.name + TEMPORARY)
+    save_file(
+        ready, temporary, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)}
     )
-    write_bytes(path, content)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,7 +85,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         ToxmemError: missing, damaged, of another kind or format version.
     """
     if not path.is_file():
-        raise ToxmemError(f"{path} is missing")
+        raise ToxmemError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("tl_toxmem", "{}"))

@@ -17,7 +17,6 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
-from tl_toxmem.filebake import base_in_files
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
 from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
@@ -233,8 +232,8 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
     provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
-    base = base_in_files(deletion, inputs.source)
-    replace(deletion, provenance=provenance, base=base).save(folder.artefact("delete"))
+    deletion = replace(deletion, provenance=provenance).made_for(model)
+    deletion.save(folder.artefact("delete"))
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:

@@ -48,6 +48,11 @@ class WeightFiles:
         self.sharded = self.files != [folder / SINGLE]
         self._places = {name: place for file in self.files for name, place in _header(file).items()}
 
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors, as the files have them."""
+        return list(self._places)
+
     def _find(self, name: str) -> _Place | None:
         """By the name that plain transformers uses; published GPT-2 files leave out the first part of it."""
         return self._places.get(name) or self._places.get(name.partition(".")[2])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare
+from tl_toxmem.config import is_local
 
 if TYPE_CHECKING:
     from tl_toxmem.certificate import Certificate
@@ -46,12 +47,12 @@ def _words(certificate: "Certificate") -> str:
     rounding = (
         ""
         if c.storage_rounding is None
-        else f" (storing the edit in {c.stored} alone makes {c.storage_rounding:.2e})"
+        else f", and {c.storage_rounding:.2e} for rounding the edit to {c.stored}"
     )
     forced = ", FORCED onto another model than it was made for" if c.forced else ""
     return (
         f"verified in {c.precision}: largest log-probability gap {c.max_abs_logprob_gap:.2e} nats "
-        f"(bound {c.bound:.0e}){rounding}, {same} of {n} greedy continuations identical, effect against base "
+        f"(bound {c.bound:.0e}{rounding}), {same} of {n} greedy continuations identical, effect against base "
         f"{c.max_abs_logprob_effect:.3g} nats{forced}"
     )
 
@@ -101,6 +102,8 @@ def apply_deletion(
             else f"the {size} that were overwritten are not kept: to revert, name the unedited model with --base"
         )
         forced = "; FORCED onto another model than it was made for" if applied.forced else ""
+        if law.base is None:
+            forced = "; the file names no model, so that only its shape was checked"
         console.print(
             f"{out}: {law.law} on {len(law.neurons)} neurons{forced}; {undo}", soft_wrap=True
         )
@@ -119,13 +122,14 @@ def revert(
 ) -> None:
     """Put the original weights back into an edited checkpoint, bit for bit, and prove it by their hashes."""
     with one_line_errors():
-        prepare(network=False, model=checkpoint)
+        prepare(network=base is not None and not is_local(base), model=checkpoint)
         from rich.console import Console
 
         from tl_toxmem.filebake import revert_checkpoint
 
         restored = revert_checkpoint(deletion, checkpoint, out, base=base)
         Console(highlight=False).print(
-            f"{out}: {restored.name} again; all {len(restored.tensors)} restored tensors have their SHA-256",
+            f"{out}: the {len(restored.tensors)} tensors that the deletion changed are those of {restored.name} again "
+            f"(SHA-256); the others are {'compared with it' if base else 'as they were in ' + checkpoint}",
             soft_wrap=True,
         )

@@ -41,7 +41,7 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
         _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        _fail("interrupted; repeat the command to go on where it stopped", code=130)
+        _fail("interrupted; repeat the command (a run goes on where it stopped)", code=130)
 
 
 def _fail(line: str, *, code: int = 1) -> NoReturn:

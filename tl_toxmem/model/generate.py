@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.errors import ToxmemError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -22,6 +24,14 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        top_k = 1 if self.top_k is None else self.top_k
+        if not (self.temperature > 0 and 0 < self.top_p <= 1 and top_k >= 1):
+            raise ToxmemError(
+                f"sampling needs temperature > 0, 0 < top_p <= 1 and top_k >= 1 or None, not {self.temperature}, "
+                f"{self.top_p} and {self.top_k}; greedy is sampling=None"
+            )
 
 
 @runtime_checkable
@@ -39,11 +49,12 @@ def decode(
     max_new_tokens: int,
     sampling: Sampling | None,
     generator: torch.Generator | None,
-    eos: int | None,
+    eos: tuple[int, ...],
     pad: int,
 ) -> Int[Tensor, "batch longer"]:
-    """Prompt and continuation; rows that have reached `eos` are filled with `pad`."""
+    """Prompt and continuation; rows that have reached one of `eos` are filled with `pad`."""
     done = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+    ends = torch.tensor(eos, dtype=torch.long, device=tokens.device)
     sequence, new, cache = tokens, tokens, None
     for _ in range(max_new_tokens):
         logits, cache = host.step(new, mask, cache)
@@ -51,8 +62,8 @@ def decode(
         new = token[:, None]
         sequence = torch.cat([sequence, new], dim=1)
         mask = torch.cat([mask, torch.ones_like(new)], dim=1)
-        if eos is not None:
-            done = done | (token == eos)
+        if eos:
+            done = done | torch.isin(token, ends)
             if bool(done.all()):
                 break
     return sequence

@@ -97,6 +97,10 @@ def _gpt_neox(c: Any) -> dict[str, Any]:
 
 
 def _gated(c: Any) -> dict[str, Any]:
+    if getattr(c, "mlp_bias", False):
+        raise ToxmemError(
+            "HookedTransformer's gated MLP has no biases, and this model's has: use the host 'bridge'"
+        )
     rope = _rope(c)
     d_head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     scaling = {}

@@ -82,7 +82,7 @@ class LensModel(Runner):
         super().__init__(
             host,
             pad_id=next(int(i) for i in pads if i is not None),
-            eos_id=None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id),
+            eos_ids=_ends(host, hf, tokenizer),
         )
         self.tokenizer, self.arch, self.source = tokenizer, arch, source
         self.prepend_bos = prepend_bos
@@ -373,6 +373,19 @@ class LensModel(Runner):
             tokens[i, width - len(row) :] = torch.tensor(row)
             mask[i, width - len(row) :] = 1
         return tokens.to(self.device), mask.to(self.device)
+
+
+def _ends(
+    host: Host, hf: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The tokens that end a text: those of the checkpoint's generation settings, else the tokenizer's."""
+    model = hf if hf is not None else getattr(host.raw, "original_model", None)
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return ()
+    return tuple(int(end) for end in (ends if isinstance(ends, list) else [ends]))
 
 
 def _pick_host(host: str) -> Literal["hooked", "bridge"]:

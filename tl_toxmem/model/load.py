@@ -23,7 +23,17 @@ from tl_toxmem.files import sha256_file
 from tl_toxmem.model.shell import shell
 from tl_toxmem.sites import Architecture, architecture
 
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE", "README.md")
+HUB_FILES = (
+    "*.json",
+    "model*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+    "README.md",
+)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 TOKENIZER_FILES = (
     *VOCABULARIES,
@@ -109,7 +119,9 @@ def read_architecture(source: Source) -> Architecture:
         ToxmemError: no config.json, or an architecture that is not supported.
     """
     if not (source.folder / "config.json").is_file():
-        raise ToxmemError(f"{source.name} is no model folder: it has no config.json")
+        inside = source.folder / "7_checkpoint"
+        hint = f"; of a run folder, give {inside}" if inside.is_dir() else ""
+        raise ToxmemError(f"{source.name} is no model folder: it has no config.json{hint}")
     try:
         config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:

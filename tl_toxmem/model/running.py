@@ -44,11 +44,12 @@ class Host(Protocol):
 class Runner:
     """What runs on a host. Hooks that are attached act in every method."""
 
-    def __init__(self, host: Host, *, pad_id: int, eos_id: int | None) -> None:
+    def __init__(self, host: Host, *, pad_id: int, eos_ids: tuple[int, ...]) -> None:
         self.host = host
         self.pad_id = pad_id
         """Fills the left of short rows; masked, so its value never matters."""
-        self._eos_id = eos_id
+        self.eos_ids = eos_ids
+        """Tokens that end a text."""
         self.n_layers: int = host.n_layers
 
     @torch.no_grad()
@@ -177,7 +178,7 @@ class Runner:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             generator=generator,
-            eos=self._eos_id,
+            eos=self.eos_ids,
             pad=self.pad_id,
         )
 
