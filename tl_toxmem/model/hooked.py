@@ -6,6 +6,9 @@ saved, and editing its tensors edits the hooked model.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -99,15 +102,47 @@ class HookedHost:
 
         if cache is None:
             cfg = self.raw.cfg
-            cache = TransformerLensKeyValueCache.init_cache(cfg, cfg.device, new.shape[0])
+            past = TransformerLensKeyValueCache.init_cache(cfg, cfg.device, new.shape[0])
+            cache = _Decoding(past, [_as_read(block.attn.W_O.data) for block in self.raw.blocks])
         # HookedTransformer wants the mask of the new tokens only; the cache knows the older ones.
-        resid = self.raw(
-            new,
-            attention_mask=mask[:, -new.shape[1] :],
-            past_kv_cache=cache,
-            stop_at_layer=self.n_layers,
-        )
+        with cache.w_o_of(self.raw):
+            resid = self.raw(
+                new,
+                attention_mask=mask[:, -new.shape[1] :],
+                past_kv_cache=cache.past,
+                stop_at_layer=self.n_layers,
+            )
         return self.unembed(resid, 1)[:, -1], cache
+
+
+@dataclass
+class _Decoding:
+    """What one generation keeps between its steps: keys and values, and each layer's W_O as attention reads it.
+
+    HookedTransformer copies W_O into that order in every layer at every step, which takes a fifth of a step of
+    GPT-2-XL, whose weights lie in the other order. Copied once here, for the time of one generation.
+    """
+
+    past: Any
+    w_o: list[Tensor]
+
+    @contextmanager
+    def w_o_of(self, raw: Any) -> Iterator[None]:
+        """Give the model these W_O, and its own back at the end."""
+        parameters = [block.attn.W_O for block in raw.blocks]
+        own = [parameter.data for parameter in parameters]
+        try:
+            for parameter, value in zip(parameters, self.w_o, strict=True):
+                parameter.data = value
+            yield
+        finally:
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.data = value
+
+
+def _as_read(w_o: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d_head d_model"]:
+    """The same values, with all that is added up into one output side by side; no copy where they are already."""
+    return w_o.permute(2, 0, 1).contiguous().permute(1, 2, 0)
 
 
 _BUFFERS = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
