@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.cache import HookedCache
 from tl_toxmem.model.hooked_config import hooked_config, hooked_weights
 
 
@@ -98,13 +99,10 @@ class HookedHost:
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Decode `new` tokens after those in `cache`: logits of the last one, and the cache grown."""
-        from transformer_lens import TransformerLensKeyValueCache
-
         if cache is None:
-            cfg = self.raw.cfg
-            past = TransformerLensKeyValueCache.init_cache(cfg, cfg.device, new.shape[0])
-            cache = _Decoding(past, [_as_read(block.attn.W_O.data) for block in self.raw.blocks])
-        # HookedTransformer wants the mask of the new tokens only; the cache knows the older ones.
+            w_o = [_as_read(block.attn.W_O.data) for block in self.raw.blocks]
+            cache = _Decoding(HookedCache(self.raw.cfg, new.shape[0]), w_o)
+        cache.past.mask = mask
         with cache.w_o_of(self.raw):
             resid = self.raw(
                 new,
@@ -123,7 +121,7 @@ class _Decoding:
     GPT-2-XL, whose weights lie in the other order. Copied once here, for the time of one generation.
     """
 
-    past: Any
+    past: HookedCache
     w_o: list[Tensor]
 
     @contextmanager
