@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.cache import bridge_cache
 from tl_toxmem.model.load import positions_of
 from tl_toxmem.model.shell import shell
 from tl_toxmem.sites import architecture
@@ -84,6 +85,8 @@ class BridgeHost:
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Decode `new` tokens after those in `cache`: logits of the last one, and the cache grown."""
+        if cache is None and self._window is None:
+            cache = bridge_cache()
         past = {} if cache is None else {"past_key_values": cache}
         mask4 = self._mask4(mask, new.shape[1])
         if self._window is not None:  # the cache forgets what no later token looks back at

@@ -6,6 +6,9 @@ saved, and editing its tensors edits the hooked model.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.cache import HookedCache
 from tl_toxmem.model.hooked_config import hooked_config, hooked_weights
 
 
@@ -95,19 +99,48 @@ class HookedHost:
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
         """Decode `new` tokens after those in `cache`: logits of the last one, and the cache grown."""
-        from transformer_lens import TransformerLensKeyValueCache
-
         if cache is None:
-            cfg = self.raw.cfg
-            cache = TransformerLensKeyValueCache.init_cache(cfg, cfg.device, new.shape[0])
-        # HookedTransformer wants the mask of the new tokens only; the cache knows the older ones.
-        resid = self.raw(
-            new,
-            attention_mask=mask[:, -new.shape[1] :],
-            past_kv_cache=cache,
-            stop_at_layer=self.n_layers,
-        )
+            w_o = [_as_read(block.attn.W_O.data) for block in self.raw.blocks]
+            cache = _Decoding(HookedCache(self.raw.cfg, new.shape[0]), w_o)
+        cache.past.mask = mask
+        with cache.w_o_of(self.raw):
+            resid = self.raw(
+                new,
+                attention_mask=mask[:, -new.shape[1] :],
+                past_kv_cache=cache.past,
+                stop_at_layer=self.n_layers,
+            )
         return self.unembed(resid, 1)[:, -1], cache
+
+
+@dataclass
+class _Decoding:
+    """What one generation keeps between its steps: keys and values, and each layer's W_O as attention reads it.
+
+    HookedTransformer copies W_O into that order in every layer at every step, which takes a fifth of a step of
+    GPT-2-XL, whose weights lie in the other order. Copied once here, for the time of one generation.
+    """
+
+    past: HookedCache
+    w_o: list[Tensor]
+
+    @contextmanager
+    def w_o_of(self, raw: Any) -> Iterator[None]:
+        """Give the model these W_O, and its own back at the end."""
+        parameters = [block.attn.W_O for block in raw.blocks]
+        own = [parameter.data for parameter in parameters]
+        try:
+            for parameter, value in zip(parameters, self.w_o, strict=True):
+                parameter.data = value
+            yield
+        finally:
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.data = value
+
+
+def _as_read(w_o: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d_head d_model"]:
+    """The same values, with all that is added up into one output side by side; no copy where they are already."""
+    return w_o.permute(2, 0, 1).contiguous().permute(1, 2, 0)
 
 
 _BUFFERS = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos")
