@@ -61,8 +61,8 @@ class Base:
                 if torch.promote_types(tensor.dtype, stored) != tensor.dtype:
                     raise ToxmemError(
                         f"{where} is in {precision_name(tensor.dtype)}, less than the {precision} that this deletion "
-                        f"was made for, so that it cannot be told whether it is the same model: use it in {precision}, or "
-                        "force it (--force)"
+                        f"was made for, so that it cannot be told whether it is the same model: use it in {precision} "
+                        "or force it (--force)"
                     )
                 narrow = tensor.to(stored)
                 # The same model loaded wider has nothing to lose by this.
