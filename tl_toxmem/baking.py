@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.base import Base, precision_name, tensor_sha256
-from tl_toxmem.deletion import Deletion, LayerLaw
+from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.law import LayerLaw
 from tl_toxmem.sites import Architecture, architecture
 
 Read = Callable[[str], Tensor | None]

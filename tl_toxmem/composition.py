@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from tl_toxmem.base import same_base
-from tl_toxmem.deletion import Deletion, LowRank
+from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.law import LowRank
 from tl_toxmem.neurons import NeuronSet
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tl_toxmem.baking import Read, base_of, check_base
 from tl_toxmem.base import Base
-from tl_toxmem.deletion import Deletion, LowRank
+from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.law import LowRank
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.weights import WeightFiles
