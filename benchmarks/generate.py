@@ -1,45 +1,47 @@
 """Tokens a second under a deletion's hooks, against `generate` of the baked model in transformers.
 
-    python benchmarks/generate.py FOLDER [--rows 8] [--new 20] [--repeats 3] [--dtype bfloat16]
+    python benchmarks/generate.py FOLDER [--dtype bfloat16] [--rows 8] [--new 20] [--repeats 3] [--cpu-time]
 
 The same left-padded batch of prompts of 6 to 12 tokens, each continued by just as many tokens. Both models share one
-copy of the weights (baked and unbaked in turn, which is not counted). The greedy tokens must be the same.
+copy of the weights: they are baked once to see that the greedy tokens are the same, and not while the time is taken.
 TransformerLens's own `generate` is given the tokens without their mask, as it takes none: its text is another.
 """
 
 import argparse
 import json
 import statistics
-import sys
+from collections.abc import Callable
 from typing import Any
 
-from common import child, interleaved, random_neurons, ratios, show, warm
+from common import HOSTS, child, in_precision, interleaved, parser_of, random_neurons, ratios, show
+
+GREEDY, SAMPLED = "greedy", "top-p 0.9"
+OURS, THEIRS = "ours under hooks, ", "transformers, "
 
 
 def main() -> None:
     """Measure every host and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder")
-    parser.add_argument("--dtype", default="float32")
+    parser = parser_of(__doc__)
+    parser.set_defaults(repeats=3)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--new", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--host", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.host:
+    if args.way:
         print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
         return
-    warm(args.folder)
+    options = [f"--{name}={getattr(args, name)}" for name in ("dtype", "repeats", "rows", "new")]
+    options += ["--cpu-time"] if args.cpu_time else []
     rows = []
-    for host in ("hooked", "bridge"):
-        found = child(*sys.argv[1:], "--host", host)
-        if "failed" in found:
-            rows.append([host, found["failed"], "", ""])
-            continue
-        for way, speed in found["speed"].items():
-            rows.append([host, way, f"{speed:.1f}", found["ratios"][way]])
+    with in_precision(args.folder, args.dtype) as folder:
+        for host in HOSTS:
+            found = child(str(folder), *options, "--way", host)
+            if "failed" in found:
+                rows.append([host, found["failed"], "", ""])
+                continue
+            for way, speed in found["speed"].items():
+                rows.append([host, way, f"{speed:.1f}", found["ratios"][way]])
     title = f"{args.rows} prompts, {args.new} new tokens each, {args.dtype}"
-    show(title, ["host", "way", "tokens/s", "time x transformers, median (range)"], rows)
+    show(title, ["host", "way", "tokens/s", "x transformers' speed, median (range)"], rows)
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
@@ -49,7 +51,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     from tl_toxmem import Deletion, LensModel, bake
     from tl_toxmem.model import Sampling
 
-    model = LensModel.from_pretrained(args.folder, host=args.host, dtype=getattr(torch, args.dtype))
+    model = LensModel.from_pretrained(args.folder, host=args.way, dtype=getattr(torch, args.dtype))
     model.eos_ids = ()  # so that every way makes just as many tokens
     hf: Any = model.clean_hf()
     deletion = Deletion.zero(random_neurons(model.n_layers, model.d_mlp, 500))
@@ -57,49 +59,46 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     tokens, mask = model.pad(
         [[(37 * i + 11 * j) % 5000 for j in range(n)] for i, n in enumerate(lengths)]
     )
-    options = {"attention_mask": mask, "max_new_tokens": args.new, "min_new_tokens": args.new}
-    sampling = Sampling(temperature=1.0, top_p=0.9)
-    found = {}
+    options = {"max_new_tokens": args.new, "pad_token_id": model.pad_id, "eos_token_id": None}
 
-    def ours(**how: Any) -> None:
+    def ours(sampling: Sampling | None = None) -> Any:
+        generator = torch.Generator().manual_seed(0)
         with deletion.applied(model):
-            found["ours"] = model.generate(tokens, mask, max_new_tokens=args.new, **how)
+            return model.generate(
+                tokens, mask, max_new_tokens=args.new, sampling=sampling, generator=generator
+            )
 
-    def theirs(**how: Any) -> None:
-        undo = bake(hf, deletion)
-        found["theirs"] = hf.generate(
-            tokens, pad_token_id=model.pad_id, eos_token_id=None, **options, **how
-        )
-        undo.restore()
+    def theirs(**how: Any) -> Any:
+        return hf.generate(tokens, attention_mask=mask, **options, **how)
 
     def lens() -> None:
         model.host.raw.generate(
             tokens, max_new_tokens=args.new, do_sample=False, stop_at_eos=False, verbose=False
         )
 
-    ways = {
-        "transformers, greedy": lambda: theirs(do_sample=False),
-        "ours under hooks, greedy": ours,
-        "transformers, top-p 0.9": lambda: theirs(do_sample=True, top_p=0.9, top_k=0),
-        "ours under hooks, top-p 0.9": lambda: ours(
-            sampling=sampling, generator=torch.Generator().manual_seed(0)
-        ),
+    ways: dict[str, Callable[[], Any]] = {
+        THEIRS + GREEDY: lambda: theirs(do_sample=False),
+        OURS + GREEDY: ours,
+        THEIRS + SAMPLED: lambda: theirs(do_sample=True, top_p=0.9, top_k=0),
+        OURS + SAMPLED: lambda: ours(Sampling(top_p=0.9)),
+        "TransformerLens's own, greedy, no hooks": lens,
     }
-    if args.host == "hooked":
-        ways["TransformerLens's own, greedy, no hooks"] = lens
     with torch.no_grad():
-        ways["transformers, greedy"]()
-        ours()
-        if not torch.equal(found["ours"], found["theirs"]):
+        undo = bake(hf, deletion)
+        expected = theirs(do_sample=False)
+        undo.restore()
+        if not torch.equal(ours(), expected):
             raise SystemExit("the greedy tokens differ")
-        seconds = interleaved(ways, args.repeats)
-    made = args.rows * args.new
-    share = ratios(seconds, "transformers, greedy")
-    sampled = {k: v for k, v in seconds.items() if "top-p" in k}
-    share |= ratios(sampled, "transformers, top-p 0.9")
+        seconds = interleaved(ways, args.repeats, cpu_time=args.cpu_time)
+    # A ratio of speeds is that of the seconds the other way round.
+    faster = {name: [1 / s for s in values] for name, values in seconds.items()}
+    sampled = {name: values for name, values in faster.items() if name.endswith(SAMPLED)}
     return {
-        "speed": {name: made / statistics.median(values) for name, values in seconds.items()},
-        "ratios": share,
+        "speed": {
+            name: args.rows * args.new / statistics.median(values)
+            for name, values in seconds.items()
+        },
+        "ratios": ratios(faster, THEIRS + GREEDY) | ratios(sampled, THEIRS + SAMPLED),
     }
 
 

@@ -1,136 +1,72 @@
-"""Memory, load time and forward time of a checkpoint on each host, against plain transformers.
+"""Load time and memory of a checkpoint on each host, against plain transformers and TransformerLens's own loading.
 
-    python benchmarks/load.py FOLDER [--dtype float32] [--rows 11] [--tokens 12] [--repeats 5]
+    python benchmarks/load.py FOLDER [--dtype bfloat16] [--skip-own]
 
-Every way of loading runs in a process of its own; peak is the largest resident size of that process, mapped file
-included. The forward has a hook on `mlp.hook_post` of every layer (`hooks` column) or none. The weights are read once
-before, so that load times are from a warm file. `hooked, TransformerLens's own` is HookedTransformer's ordinary
-unprocessed loading, which copies; it is left out with --skip-own, as it needs twice the memory.
+Every way runs in a process of its own, from a warm file, and ends with a forward pass of 11 x 12 tokens. Peak is the
+largest resident size of the process, with the mapped file; anonymous is the part that cannot be dropped under
+pressure, of which `imports` is what Python, torch and the libraries take. In another precision than the checkpoint's, a
+copy in that precision is made first. TransformerLens's own loading takes twice the memory on HookedTransformer; it is
+left out with --skip-own.
 """
 
-import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import Any
 
-WAYS = ("plain transformers", "hooked", "bridge", "hooked, TransformerLens's own")
+from common import HOSTS, OWN, child, in_precision, lens_own, parser_of, show
+
+IMPORTS, PLAIN = "imports", "plain transformers"
 
 
 def main() -> None:
     """Measure every way in turn and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rows", type=int, default=11)
-    parser.add_argument("--tokens", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = parser_of(__doc__)
     parser.add_argument("--skip-own", action="store_true")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
-        print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
+        print(json.dumps(measure(args.folder, args.dtype, args.way)))  # noqa: T201 - read by the parent
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    for file in Path(args.folder).glob("*.safetensors"):  # into the page cache
-        with open(file, "rb") as stream:
-            while stream.read(1 << 24):
-                pass
-    table = Table(
-        "way",
-        "load s",
-        "peak GB",
-        f"forward s, {args.rows} x {args.tokens}",
-        "with hooks",
-        "x plain",
-    )
-    base = 0.0
-    for way in WAYS[: -1 if args.skip_own else None]:
-        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1:] or [f"killed ({done.returncode})"]
-            table.add_row(way, reason[0][:60], "", "", "", "")
-            continue
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        base = base or found["forward"]
-        table.add_row(
-            way,
-            f"{found['load']:.1f}",
-            f"{found['peak']:.2f}",
-            f"{found['forward']:.2f}",
-            f"{found['hooks']:.2f}" if found["hooks"] else "",
-            f"{(found['hooks'] or found['forward']) / base:.2f}",
-        )
-    Console(width=110).print(table)
+    ways = [IMPORTS, PLAIN, *HOSTS, *([] if args.skip_own else [OWN + host for host in HOSTS])]
+    rows = []
+    with in_precision(args.folder, args.dtype) as folder:
+        for way in ways:
+            command = (str(folder), "--dtype", args.dtype, "--way", way)
+            runs = [child(*command) for _ in range(args.repeats)]
+            failed = [run["failed"] for run in runs if "failed" in run]
+            if failed:
+                rows.append([way, failed[0], "", ""])
+                continue
+            seconds = statistics.median(run["seconds"] for run in runs)
+            sizes = [f"{max(run[name] for run in runs):.2f}" for name in ("peak", "anonymous")]
+            rows.append([way, f"{seconds:.1f}", *sizes])
+    show(args.dtype, ["way", "load s", "peak GB", "anonymous GB"], rows)
 
 
-def measure(args: argparse.Namespace) -> dict[str, float | None]:
-    """Load one way and time its forward, without and with hooks; seconds and GB."""
+def measure(folder: str, dtype: str, way: str) -> dict[str, float]:
+    """Load one way and run it once."""
     import torch
 
-    import tl_toxmem.model  # noqa: F401 - imports are not loading
+    from tl_toxmem import LensModel
 
-    dtype = getattr(torch, args.dtype)
-    start = time.perf_counter()
-    tokens = torch.arange(args.rows * args.tokens).reshape(args.rows, -1) * 37 % 5000
+    tokens = torch.arange(11 * 12).reshape(11, -1) * 37 % 5000
     mask = torch.ones_like(tokens)
-    hooked_forward = None
-    if args.way == "plain transformers":
+    model: Any = None
+    start = time.perf_counter()
+    if way == PLAIN:
         from transformers import AutoModelForCausalLM
 
-        hf = AutoModelForCausalLM.from_pretrained(args.folder, dtype=dtype).eval()
-        forward = lambda: hf(tokens, attention_mask=mask).logits  # noqa: E731
-    elif args.way == "hooked, TransformerLens's own":
-        from transformer_lens import HookedTransformer
-        from transformer_lens import loading_from_pretrained as loading
-
-        cfg = loading.get_pretrained_model_config(
-            args.folder, fold_ln=False, device="cpu", dtype=dtype
-        )
-        state = loading.get_pretrained_state_dict(args.folder, cfg, None, dtype=dtype)
-        raw = HookedTransformer(cfg, None, move_to_device=False)
-        raw.load_and_process_state_dict(
-            state,
-            fold_ln=False,
-            center_writing_weights=False,
-            center_unembed=False,
-            fold_value_biases=False,
-        )
-        forward = lambda: raw(tokens, attention_mask=mask)  # noqa: E731
-    else:
-        from tl_toxmem import LensModel
-
-        model = LensModel.from_pretrained(args.folder, host=args.way, dtype=dtype)
-        forward = lambda: model.forward(tokens, mask)  # noqa: E731
-        hooks = [("mlp_post", layer, lambda a: a * 1) for layer in range(model.n_layers)]
-
-        def hooked_forward() -> torch.Tensor:
-            with model.hooks(hooks):
-                return model.forward(tokens, mask)
-
-    load = time.perf_counter() - start
-    with torch.no_grad():
-        plain = timed(forward, args.repeats)
-        with_hooks = timed(hooked_forward, args.repeats) if hooked_forward else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"load": load, "peak": peak, "forward": plain, "hooks": with_hooks}
-
-
-def timed(run, repeats: int) -> float:
-    """Median seconds, after one call that is not counted."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    elif way.startswith(OWN):
+        model = lens_own(folder, way.removeprefix(OWN), dtype)
+    elif way != IMPORTS:
+        wrapped = LensModel.from_pretrained(folder, host=way, dtype=getattr(torch, dtype))
+        model = wrapped.host.raw
+    seconds = time.perf_counter() - start
+    if model is not None:
+        with torch.no_grad():
+            model(tokens, attention_mask=mask)
+    return {"seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
+
+_LIKELIEST = 2048
+_ROUNDING = 2e-6  # of float32's sums over a vocabulary
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,29 @@ def _draw(
         kth = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
-        ordered, index = logits.sort(dim=-1)
-        drop = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
-        drop[:, -1] = False  # the likeliest token always stays
-        logits = logits.masked_fill(drop.scatter(1, index, drop), -torch.inf)
+        logits = logits.masked_fill(_outside_nucleus(logits, sampling.top_p), -torch.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def _outside_nucleus(
+    logits: Float[Tensor, "batch d_vocab"], top_p: float
+) -> Bool[Tensor, "batch d_vocab"]:
+    """The unlikeliest tokens that together have no more than 1 - `top_p`, as transformers drops them.
+
+    Putting the whole vocabulary in order takes longer than all else in drawing. It is done only where the likeliest
+    tokens do not settle the matter: the nucleus is larger, ends among equals, or ends within rounding of `top_p`.
+    """
+    if logits.shape[-1] > _LIKELIEST:
+        ordered, index = logits.topk(_LIKELIEST)
+        ordered, index = ordered.flip(-1), index.flip(-1)
+        total = logits.softmax(-1).gather(-1, index).double().cumsum(-1)
+        total += 1 - total[:, -1:]
+        drop = total <= 1 - top_p
+        n = drop.sum(-1, keepdim=True).clamp(1, _LIKELIEST - 1)
+        ends = drop[:, :1] & (ordered.gather(-1, n - 1) < ordered.gather(-1, n))
+        if bool(ends.all() & ((total - (1 - top_p)).abs() > _ROUNDING).all()):
+            return torch.ones_like(logits, dtype=torch.bool).scatter(-1, index, drop)
+    ordered, index = logits.sort(dim=-1)
+    drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+    drop[:, -1] = False  # the likeliest token always stays
+    return drop.scatter(1, index, drop)
