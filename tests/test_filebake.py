@@ -8,10 +8,9 @@ import torch
 from laws import SHIFTING, SINGLE, make
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import GATED, random_model
+from tiny import GATED, TINY, random_model
 
 TEXTS = ["Bob is a", "the town"]
-STORED = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def tensors_of(folder):
@@ -42,8 +41,17 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("stored", STORED, ids=str)
-@pytest.mark.parametrize("law", [*SINGLE, ("scale", "low rank"), ("input gain", "zero")], ids=str)
+EVERY_LAW = [*SINGLE, ("scale", "low rank"), ("input gain", "zero")]
+CASES = [(arch, law, torch.float32) for arch in TINY for law in EVERY_LAW]
+CASES += [
+    (arch, law, stored)
+    for arch in ("gpt2", "llama")
+    for law in EVERY_LAW[2:]
+    for stored in (torch.bfloat16, torch.float16)
+]
+
+
+@pytest.mark.parametrize(("arch", "law", "stored"), CASES, ids=str)
 def test_bitwise_as_in_memory_and_back(tiny_folder, arch, law, stored, tmp_path):
     from tl_toxmem import bake_checkpoint, revert_checkpoint
 
