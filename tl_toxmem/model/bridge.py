@@ -43,7 +43,11 @@ class BridgeHost:
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         hf.set_attn_implementation("eager")
-        raw = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config, tokenizer=None)
+        # It makes linear layers of full size only to put other weights into them.
+        with torch.device("meta"):
+            raw = build_bridge_from_module(
+                hf, type(hf).__name__, hf_config=hf.config, tokenizer=None
+            )
         raw.requires_grad_(False)
         return cls(raw.eval())
 
