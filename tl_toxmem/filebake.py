@@ -26,7 +26,7 @@ from tl_toxmem.baking import (
     take,
     touched,
 )
-from tl_toxmem.base import Base, precision_name, same_bits
+from tl_toxmem.base import Base, precision_name
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, load_originals, save_deletion
 from tl_toxmem.errors import ToxmemError
@@ -226,8 +226,7 @@ def _restore(
 def _check_all(weights: WeightFiles, unedited: WeightFiles, *, where: str) -> None:
     """Refuse a checkpoint that differs from the unedited one in what the deletion left alone."""
     for name in track(unedited.names, "compare", total=len(unedited.names)):
-        found, expected = weights.read(name), unedited.read(name)
-        if found is None or expected is None or not same_bits(found, expected):
+        if not unedited.same_values(name, weights):
             raise ToxmemError(
                 f"{where} is not the unedited model: {name} differs, which the deletion did not touch"
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_toxmem.errors import ToxmemError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PIECE = 2**24
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -76,6 +77,24 @@ class WeightFiles:
             if file.readinto(content) != place.length or not _whole(place):
                 raise ToxmemError(f"{place.file} is damaged: it ends within {name}")
         return torch.frombuffer(content, dtype=dtype).reshape(place.shape)
+
+    def same_values(self, name: str, other: "WeightFiles") -> bool:
+        """Whether a tensor is there in both, bit for bit; compared in pieces, as an embedding may be large."""
+        ours, theirs = self._find(name), other._find(name)
+        if ours is None or theirs is None:
+            return False
+        if (ours.dtype, ours.shape, ours.length) != (theirs.dtype, theirs.shape, theirs.length):
+            return False
+        with open(ours.file, "rb") as first, open(theirs.file, "rb") as second:
+            first.seek(ours.start)
+            second.seek(theirs.start)
+            left = ours.length
+            while left:
+                piece = min(left, _PIECE)
+                if first.read(piece) != second.read(piece):
+                    return False
+                left -= piece
+        return True
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Overwrite a tensor that `read` gave."""
