@@ -13,6 +13,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 MIXED = 1e-5  # architectures of which transformers takes parts in float32 whatever the precision
 ROUNDED_WEIGHTS = 1e-6  # seen in float64: edited weights are rounded once to a file in float32
 ROUNDED_TO_16 = 0.5  # the same for a file in bfloat16, of which a weight has 8 bits
+ALLOWED = (
+    4  # times what the unedited model differs by between two implementations, as in the certificate
+)
 FELT = 1e-2
 TEXTS = ["Bob is a", "the town", "x", "a longer text than those"]
 
@@ -55,22 +58,23 @@ def test_hooks_and_weights_agree(shared, host, arch, law, dtype):
     base, hooked, baked, rounding = compare(shared(host, dtype, arch), make(law))
     assert (hooked - base).abs().max() > FELT
     tolerance = TOLERANCE[dtype] if arch == "gpt2" else MIXED
-    assert (baked - hooked).abs().max() <= max(tolerance, 2 * rounding)
+    assert (baked - hooked).abs().max() <= max(tolerance, ALLOWED * rounding)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("law", PAIRS, ids=" then ".join)
-def test_compositions_agree_with_the_hooks_of_the_two_in_turn(shared, host, arch, law):
+def test_compositions_agree_with_the_hooks_of_the_two_in_turn(shared, host, arch, law, dtype):
     if not bakeable(arch, law):
         pytest.skip("no output bias: see test_a_shift_without_a_bias_is_refused")
-    model = shared(host, torch.float64, arch)
+    model = shared(host, dtype, arch)
     base, hooked, baked, rounding = compare(model, make(law))
     tokens, mask = model.pad([model.encode(text) for text in TEXTS])
     with make(law[0]).applied(model), make(law[1], seed=1).applied(model):
         in_turn = log_probs(model, tokens, mask)
     assert (in_turn - base).abs().max() > FELT
-    assert (hooked - in_turn).abs().max() <= (TOLERANCE[torch.float64] if arch == "gpt2" else MIXED)
-    tolerance = TOLERANCE[torch.float64] if arch == "gpt2" else MIXED
-    assert (baked - in_turn).abs().max() <= max(tolerance, 2 * rounding)
+    tolerance = TOLERANCE[dtype] if arch == "gpt2" else MIXED
+    assert (hooked - in_turn).abs().max() <= max(tolerance, ALLOWED * rounding)
+    assert (baked - in_turn).abs().max() <= max(tolerance, ALLOWED * rounding)
 
 
 def test_the_order_of_a_composition_matters(shared, host):
@@ -106,7 +110,7 @@ def test_any_set_of_neurons(shared, host, arch, pairs, kind, gain):
         "input gain": lambda: Deletion.input_gain(neurons, gain),
     }
     base, hooked, baked, rounding = compare(shared(host, torch.float64, arch), laws[kind]())
-    assert (baked - hooked).abs().max() <= max(TOLERANCE[torch.float64], MIXED, 2 * rounding)
+    assert (baked - hooked).abs().max() <= max(TOLERANCE[torch.float64], MIXED, ALLOWED * rounding)
     if not pairs:
         assert torch.equal(hooked, base)
     if pairs == EVERY:
