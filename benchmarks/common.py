@@ -112,6 +112,16 @@ def in_precision(folder: str | Path, dtype: str) -> Iterator[Path]:
         yield Path(copy)
 
 
+def each_way(
+    args: argparse.Namespace, ways: Sequence[str], options: Sequence[str] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """Every way in a child process, with the options named, on the checkpoint in the precision that is asked for."""
+    given = [f"--{name}={getattr(args, name)}" for name in ("dtype", "repeats", *options)]
+    given += ["--cpu-time"] if args.cpu_time else []
+    with in_precision(args.folder, args.dtype) as folder:
+        return [(way, child(str(folder), *given, "--way", way)) for way in ways]
+
+
 _CONVERT = """
 import sys
 from transformers import AutoModelForCausalLM

@@ -15,8 +15,7 @@ from typing import Any
 from common import (
     HOSTS,
     OWN,
-    child,
-    in_precision,
+    each_way,
     interleaved,
     lens_own,
     parser_of,
@@ -38,17 +37,14 @@ def main() -> None:
     if args.way:
         print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
         return
-    options = [f"--{name}={getattr(args, name)}" for name in ("dtype", "repeats", "rows", "tokens")]
-    options += ["--cpu-time"] if args.cpu_time else []
     rows = []
-    with in_precision(args.folder, args.dtype) as folder:
-        for way in [*HOSTS, *([OWN + host for host in HOSTS] if args.own else [])]:
-            found = child(str(folder), *options, "--way", way)
-            if "failed" in found:
-                rows.append([way, found["failed"], "", ""])
-                continue
-            for name, seconds in found["seconds"].items():
-                rows.append([way, name, f"{seconds:.2f}", found["ratios"][name]])
+    ways = [*HOSTS, *([OWN + host for host in HOSTS] if args.own else [])]
+    for way, found in each_way(args, ways, ("rows", "tokens")):
+        if "failed" in found:
+            rows.append([way, found["failed"], "", ""])
+            continue
+        for name, seconds in found["seconds"].items():
+            rows.append([way, name, f"{seconds:.2f}", found["ratios"][name]])
     title = f"{args.rows} x {args.tokens} tokens, {args.dtype}"
     show(title, ["model", "forward", "median s", "x plain, median (range)"], rows)
 

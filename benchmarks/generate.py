@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from common import HOSTS, child, in_precision, interleaved, parser_of, random_neurons, ratios, show
+from common import HOSTS, each_way, interleaved, parser_of, random_neurons, ratios, show
 
 GREEDY, SAMPLED = "greedy", "top-p 0.9"
 OURS, THEIRS = "ours under hooks, ", "transformers, "
@@ -29,17 +29,13 @@ def main() -> None:
     if args.way:
         print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
         return
-    options = [f"--{name}={getattr(args, name)}" for name in ("dtype", "repeats", "rows", "new")]
-    options += ["--cpu-time"] if args.cpu_time else []
     rows = []
-    with in_precision(args.folder, args.dtype) as folder:
-        for host in HOSTS:
-            found = child(str(folder), *options, "--way", host)
-            if "failed" in found:
-                rows.append([host, found["failed"], "", ""])
-                continue
-            for way, speed in found["speed"].items():
-                rows.append([host, way, f"{speed:.1f}", found["ratios"][way]])
+    for host, found in each_way(args, HOSTS, ("rows", "new")):
+        if "failed" in found:
+            rows.append([host, found["failed"], "", ""])
+            continue
+        for way, speed in found["speed"].items():
+            rows.append([host, way, f"{speed:.1f}", found["ratios"][way]])
     title = f"{args.rows} prompts, {args.new} new tokens each, {args.dtype}"
     show(title, ["host", "way", "tokens/s", "x transformers' speed, median (range)"], rows)
 

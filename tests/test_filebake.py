@@ -62,7 +62,7 @@ def test_bitwise_as_in_memory_and_back(tiny_folder, arch, law, stored, tmp_path)
     expected = in_memory(base, make(law), tmp_path / "memory")
     assert same(tensors_of(out), expected)
     assert not same(tensors_of(out), tensors_of(base))
-    assert applied.keeps_originals and not applied.forced
+    assert applied.keeps_originals and not applied.deletion.forced
     assert (out / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     revert_checkpoint(out / "deletion.safetensors", out, back)
@@ -163,7 +163,7 @@ def test_another_model_is_refused_by_hash_unless_forced(gpt2_folder, tmp_path):
     with pytest.raises(ToxmemError, match=message):
         export_checkpoint(model, deletion, tmp_path / "no", prompts=TEXTS)
     assert not (tmp_path / "no").exists()
-    assert bake_checkpoint(other, tmp_path / "forced", deletion, force=True).forced
+    assert bake_checkpoint(other, tmp_path / "forced", deletion, force=True).deletion.forced
     done = export_checkpoint(model, deletion, tmp_path / "exp", prompts=TEXTS, force=True)
     assert done.certificate.forced
     assert verify_checkpoint(tmp_path / "exp").forced

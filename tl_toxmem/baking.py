@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tl_toxmem.base import Base, precision_name, tensor_sha256
+from tl_toxmem.base import Base, tensor_sha256
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.law import LayerLaw
+from tl_toxmem.precision import precision_name
 from tl_toxmem.sites import Architecture, architecture
 
 Read = Callable[[str], Tensor | None]
@@ -159,8 +160,7 @@ def base_of(
     for tensor_name in touched(deletion, arch, read):
         tensor = present(read, tensor_name)
         tensors[tensor_name] = (precision_name(tensor.dtype), tensor_sha256(tensor))
-    forced = forced or (deletion.base is not None and deletion.base.forced)
-    return Base(name, revision, arch.model_type, tensors, forced)
+    return Base(name, revision, arch.model_type, tensors, forced or deletion.forced)
 
 
 def changes(

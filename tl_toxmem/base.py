@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.precision import precision_name
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,3 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     first, second = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
     return torch.equal(first, second)
-
-
-def precision_name(dtype: torch.dtype) -> str:
-    """`float32` for `torch.float32`."""
-    return str(dtype).removeprefix("torch.")

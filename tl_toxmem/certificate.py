@@ -13,8 +13,8 @@ is larger, four times the rounding that is seen between the two implementations 
 than `MAX_ROUNDING`, it would be no rounding, and nothing is certified.
 
 A checkpoint in bfloat16 or float16 stores the edited weights rounded. How far that alone moves log-probabilities is
-measured (the same law in full precision against the folder), stated, and allowed for; near-ties may then flip a
-greedy token, so that those are counted but do not decide.
+found from the base and the law (the folder, which is judged by it, has no part in it), stated, and allowed for;
+near-ties may then flip a greedy token, so that those are counted but do not decide.
 """
 
 from dataclasses import asdict, dataclass
@@ -45,8 +45,8 @@ class Certificate:
         gap_float32: the gap in float32; None for a model that is in float64 itself.
         rounding_float32: the rounding in float32; None likewise.
         stored: precision of the edited weights in the folder.
-        storage_rounding: law in `precision` against the folder, nats: what rounding the edited weights does; None
-            where they are stored in 32 or 64 bits.
+        storage_rounding: law in `precision` against the same with its weights rounded to `stored`, nats; None where
+            they are stored in 32 or 64 bits.
         as_computed: whether every tensor in the folder is bit for bit what the law makes of the base's.
         forced: whether the deletion was made for another model, and its use on this one forced.
         bound: largest gap allowed, nats.

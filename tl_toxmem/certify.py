@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from tl_toxmem.baking import baked
-from tl_toxmem.base import precision_name, same_bits
+from tl_toxmem.base import same_bits
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import ExportConfig
 from tl_toxmem.deletion import Deletion
@@ -19,7 +19,7 @@ from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import sha256_file
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel, plain_log_probs
-from tl_toxmem.model.load import can_compute
+from tl_toxmem.precision import can_compute, precision_name
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.weights import WeightFiles
 
@@ -83,7 +83,7 @@ def certify(
         stored=precision_name(stored),
         storage_rounding=None if narrow is None else found.storage,
         as_computed=as_computed,
-        forced=deletion.base is not None and deletion.base.forced,
+        forced=deletion.forced,
         bound=cfg.bound,
         min_effect=cfg.min_effect,
         passed=False,

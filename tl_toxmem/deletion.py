@@ -163,6 +163,11 @@ class Deletion:
         law = f"low rank {rank} in layers {', '.join(str(layer) for layer in sorted(updates))}"
         return cls(neurons, ones, torch.zeros_like(ones), law, added=added)
 
+    @property
+    def forced(self) -> bool:
+        """Whether it was made for another model than its `base`, and its use there forced."""
+        return self.base is not None and self.base.forced
+
     def then(self, other: "Deletion") -> "Deletion":
         """This law first, `other` on the activations that it leaves, as one law.
 

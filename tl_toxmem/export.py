@@ -15,7 +15,8 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
-from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into, new_folder
+from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into
+from tl_toxmem.files import new_folder
 from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import TOKENIZER_FILES
 from tl_toxmem.weights import WeightFiles
@@ -74,16 +75,11 @@ def export_checkpoint(
             base_model=base_model,
             evaluation=evaluation,
             datasets=datasets,
-            forced=deletion.base is not None and deletion.base.forced,
+            forced=deletion.forced,
         )
         (partial / "README.md").write_text(card, encoding="utf-8")
         certificate = certify(
-            model,
-            deletion,
-            partial,
-            prompts=texts,
-            base_model=base_model,
-            cfg=cfg,
+            model, deletion, partial, prompts=texts, base_model=base_model, cfg=cfg
         )
         if not certificate.passed:
             raise ToxmemError(f"nothing exported: {certificate.problem()}")

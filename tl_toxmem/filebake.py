@@ -4,11 +4,8 @@ The folder is copied, and of the copy only the values that change are overwritte
 everything they can before they write, work in a temporary folder, and leave either a whole folder or none.
 """
 
-import glob
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +23,13 @@ from tl_toxmem.baking import (
     take,
     touched,
 )
-from tl_toxmem.base import Base, precision_name
+from tl_toxmem.base import Base
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, load_originals, save_deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import TEMPORARY
+from tl_toxmem.files import new_folder
 from tl_toxmem.model.load import TOKENIZER_FILES, Source, find_source, read_architecture
+from tl_toxmem.precision import precision_name
 from tl_toxmem.progress import track
 from tl_toxmem.sites import architecture
 from tl_toxmem.weights import INDEX, WeightFiles
@@ -60,11 +58,6 @@ class Applied:
     deletion: Deletion
     original_bytes: int
     keeps_originals: bool
-
-    @property
-    def forced(self) -> bool:
-        """Whether the deletion was made for another model."""
-        return self.deletion.base is not None and self.deletion.base.forced
 
 
 def bake_checkpoint(
@@ -230,40 +223,6 @@ def _check_all(weights: WeightFiles, unedited: WeightFiles, *, where: str) -> No
             raise ToxmemError(
                 f"{where} is not the unedited model: {name} differs, which the deletion did not touch"
             )
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if all goes well, and is gone if not.
-
-    Its name has the process's number: two processes do not meet in it, and what a killed one left is known as such.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise ToxmemError(f"{folder} exists: choose a folder that does not")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
-        if _is_dead(left.name.rpartition("-")[2]):
-            shutil.rmtree(left)
-    partial = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_dead(number: str) -> bool:
-    """Whether there is no process of this number."""
-    if not number.isdigit():
-        return False
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's
-        return False
-    return False
 
 
 def _copy(weights: WeightFiles, folder: Path) -> None:

@@ -3,10 +3,13 @@
 Every file says its kind and `format_version`; a newer version or another kind is refused by name.
 """
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,52 @@ TEMPORARY = ".partial"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write through a temporary file beside `path` and a rename, so that a kill leaves the old file or the new."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once it is on the disk."""
     temporary = path.with_name(path.name + TEMPORARY)
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
+    yield temporary
+    with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if all goes well, and is gone if not.
+
+    Its name has the process's number: two processes do not meet in it, and what a killed one left is known as such.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise ToxmemError(f"{folder} exists: choose a folder that does not")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}{TEMPORARY}-*"):
+        if _is_dead(left.name.rpartition("-")[2]):
+            shutil.rmtree(left)
+    partial = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_dead(number: str) -> bool:
+    """Whether there is no process of this number."""
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -69,13 +112,9 @@ def write_tensors(
     if path.is_dir() or not path.parent.is_dir():
         problem = "is a folder" if path.is_dir() else "cannot be written: its folder is not there"
         raise ToxmemError(f"{path} {problem}")
-    temporary = path.with_name(path.name + TEMPORARY)
-    save_file(
-        ready, temporary, {"tl_toxmem": json.dumps(header, ensure_ascii=False, sort_keys=True)}
-    )
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    with _replacing(path) as temporary:
+        save_file(ready, temporary, {"tl_toxmem": text})
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

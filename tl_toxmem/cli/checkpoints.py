@@ -101,7 +101,9 @@ def apply_deletion(
             if applied.keeps_originals
             else f"the {size} that were overwritten are not kept: to revert, name the unedited model with --base"
         )
-        forced = "; FORCED onto another model than it was made for" if applied.forced else ""
+        forced = (
+            "; FORCED onto another model than it was made for" if applied.deletion.forced else ""
+        )
         if law.base is None:
             forced = "; the file names no model, so that only its shape was checked"
         console.print(

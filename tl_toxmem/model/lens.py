@@ -29,6 +29,7 @@ from tl_toxmem.model.load import (
     vocabulary_size,
 )
 from tl_toxmem.model.running import Host, Runner
+from tl_toxmem.precision import precision_name
 from tl_toxmem.sites import Architecture, architecture
 
 HOSTS = ("auto", "hooked", "bridge")
@@ -90,9 +91,8 @@ class LensModel(Runner):
         self.own_tokenizer = False
         """Whether the tokenizer is the checkpoint's own, and not one that was given."""
         self._hf = hf
-        self._checked: PreTrainedModel | None = (
-            None  # the checkpoint of a wrapped HookedTransformer
-        )
+        self._checked: PreTrainedModel | None = None
+        """The checkpoint of a wrapped HookedTransformer, once it was compared with it."""
         cfg = host.raw.cfg
         self.d_model: int = cfg.d_model
         self.d_mlp: int = cfg.d_mlp
@@ -105,7 +105,7 @@ class LensModel(Runner):
     def __repr__(self) -> str:
         return (
             f"LensModel({self.name}, {self.host.kind}, {self.n_layers} layers, d_model {self.d_model}, "
-            f"d_mlp {self.d_mlp}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
+            f"d_mlp {self.d_mlp}, {precision_name(self.dtype)}, {self.device})"
         )
 
     @classmethod
@@ -178,7 +178,7 @@ class LensModel(Runner):
         gap = made._gap(expected)
         if gap != gap:  # NaN
             raise ToxmemError(
-                f"{name} gives values that are not finite in {str(made.dtype).removeprefix('torch.')}: it overflows "
+                f"{name} gives values that are not finite in {precision_name(made.dtype)}: it overflows "
                 "(try bfloat16 or float32), or its weights are damaged"
             )
         if not gap <= HOST_TOLERANCE[made.dtype]:
@@ -315,15 +315,15 @@ class LensModel(Runner):
         self._check_layer(layer)
         parameters = dict(self.clean_hf().named_parameters())
 
-        def get(pattern: str, *, across: bool) -> Any:
+        def get(pattern: str) -> Any:
             parameter = parameters.get(pattern.format(layer=layer))
             if parameter is None:
                 return None
-            return parameter.data.T if across and parameter.ndim > 1 else parameter.data
+            across = parameter.ndim > 1 and not self.arch.rows_are_neurons
+            return parameter.data.T if across else parameter.data
 
-        across = not self.arch.rows_are_neurons
-        names = ("w_out", "b_out", "w_pre", "b_pre")
-        return MLPWeights(*(get(getattr(self.arch, name), across=across) for name in names))
+        arch = self.arch
+        return MLPWeights(*(get(name) for name in (arch.w_out, arch.b_out, arch.w_pre, arch.b_pre)))
 
     def _gap(self, expected: Float[Tensor, "batch pos d_vocab"]) -> float:
         """Largest difference from what plain transformers said of the probe, in nats."""

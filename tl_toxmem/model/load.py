@@ -21,6 +21,7 @@ from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 from tl_toxmem.model.shell import shell
+from tl_toxmem.precision import check_device
 from tl_toxmem.sites import Architecture, architecture
 
 HUB_FILES = (
@@ -45,7 +46,6 @@ TOKENIZER_FILES = (
 )
 
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Embeddings are often padded beyond the tokens, to a multiple of up to 512 or with rows to spare: Pythia 12B has
 # 50,277 tokens and 50,688 rows, Qwen2 151,646 and 152,064, DeepSeek LLM (a Llama) 100,015 and 102,400: 3 % at most.
 MAX_PADDING, MIN_PADDING = 0.1, 512
@@ -206,51 +206,6 @@ def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTo
         )
     checked: PreTrainedTokenizerBase = tokenizer
     return checked
-
-
-def check_device(device: str, dtype: torch.dtype) -> torch.device:
-    """The device by its name.
-
-    Raises:
-        ToxmemError: unknown, not on this machine, a precision that is not supported, or one that it cannot do.
-    """
-    if dtype not in DTYPES:
-        names = ", ".join(_name(known) for known in DTYPES)
-        raise ToxmemError(f"dtype {_name(dtype)} is not supported: choose from {names}")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ToxmemError(
-            f"device {device!r} cannot be used here ({reason}): try 'cpu' or 'cuda:0'"
-        ) from None
-    reason = _cannot_compute(place, dtype)
-    if reason:
-        able = ", ".join(_name(known) for known in DTYPES if not _cannot_compute(place, known))
-        raise ToxmemError(
-            f"device {device!r} cannot compute in {_name(dtype)} ({reason}): choose from {able}"
-        )
-    return place
-
-
-def can_compute(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a device does matrix products in a precision (Apple's does none in float64)."""
-    return not _cannot_compute(device, dtype)
-
-
-def _cannot_compute(device: torch.device, dtype: torch.dtype) -> str:
-    """Why not, by trying; empty if it can."""
-    try:
-        one = torch.ones(2, 2, dtype=dtype, device=device)
-        (one @ one).cpu()
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        return str(error).strip().splitlines()[0]
-    return ""
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def vocabulary_size(hf: PreTrainedModel) -> int:
