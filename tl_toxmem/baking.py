@@ -11,7 +11,7 @@ the very same bits back and never inverts arithmetic.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -153,14 +153,38 @@ def base_of(
     *,
     name: str,
     revision: str | None,
-    forced: bool = False,
 ) -> Base:
     """The model at hand as the one that a deletion is for; once forced, always forced."""
     tensors = {}
     for tensor_name in touched(deletion, arch, read):
         tensor = present(read, tensor_name)
         tensors[tensor_name] = (precision_name(tensor.dtype), tensor_sha256(tensor))
-    return Base(name, revision, arch.model_type, tensors, forced or deletion.forced)
+    return Base(name, revision, arch.model_type, tensors, deletion.forced)
+
+
+def for_model(
+    deletion: Deletion,
+    arch: Architecture,
+    read: Read,
+    *,
+    name: str,
+    revision: str | None,
+    where: str,
+    force: bool,
+) -> Deletion:
+    """The deletion with the model at hand, which messages call `where`, as its base.
+
+    Raises:
+        ToxmemError: it was made for another model, and is not forced; or see `touched`.
+    """
+    old, forced = deletion.base, False
+    base = base_of(deletion, arch, read, name=name, revision=revision)
+    # Of the model that it was made for every hash is there already; all else is looked at again, to say what differs.
+    if old is not None and not (
+        old.architecture == base.architecture and old.tensors.items() <= base.tensors.items()
+    ):
+        forced = check_base(deletion, arch, read, where=where, force=force)
+    return replace(deletion, base=replace(base, forced=forced or deletion.forced))
 
 
 def changes(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from tl_toxmem.baking import bake, base_of, check_base
+from tl_toxmem.baking import bake, for_model
 from tl_toxmem.card import model_card
 from tl_toxmem.certificate import Certificate, check_files
 from tl_toxmem.certify import certify
@@ -98,11 +98,15 @@ def _bake_to(model: LensModel, deletion: Deletion, folder: Path, *, force: bool)
             model.tokenizer.save_pretrained(folder)
         return replace(deletion, base=applied.deletion.base)
     parameters = {name: p.data for name, p in hf.named_parameters()}
-    forced = check_base(deletion, model.arch, parameters.get, where="the model", force=force)
-    base = base_of(
-        deletion, model.arch, parameters.get, name=model.name, revision=None, forced=forced
+    deletion = for_model(
+        deletion,
+        model.arch,
+        parameters.get,
+        name=model.name,
+        revision=None,
+        where="the model",
+        force=force,
     )
-    deletion = replace(deletion, base=base)
     undo = bake(hf, deletion, force=True)
     try:
         hf.save_pretrained(folder)

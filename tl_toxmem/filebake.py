@@ -13,10 +13,9 @@ from typing import Any
 from transformers import AutoConfig
 
 from tl_toxmem.baking import (
-    base_of,
     changes,
-    check_base,
     check_model,
+    for_model,
     neurons_first,
     present,
     put,
@@ -89,9 +88,14 @@ def bake_into(source: Source, folder: Path, deletion: Deletion, *, force: bool) 
     arch = read_architecture(source)
     weights = WeightFiles(source.folder)
     check_model(deletion, arch, weights.read, n_layers=_n_layers(source))
-    forced = check_base(deletion, arch, weights.read, where=source.name, force=force)
-    base = base_of(
-        deletion, arch, weights.read, name=source.name, revision=source.revision, forced=forced
+    deletion = for_model(
+        deletion,
+        arch,
+        weights.read,
+        name=source.name,
+        revision=source.revision,
+        where=source.name,
+        force=force,
     )
     _copy(weights, folder)
     copied = WeightFiles(folder)
@@ -108,7 +112,6 @@ def bake_into(source: Source, folder: Path, deletion: Deletion, *, force: bool) 
                 originals.clear()
             put(view, change.neurons, change.values)
             copied.write(change.name, tensor)
-    deletion = replace(deletion, base=base)
     keeps = size <= MAX_ORIGINALS
     save_deletion(deletion, folder / DELETION_FILE, originals=originals if keeps else None)
     return Applied(folder, deletion, size, keeps)
@@ -186,10 +189,11 @@ def _checked(law: Deletion, source: Source) -> WeightFiles:
             "the deletion file is damaged: it does not name all tensors that it changes"
         )
     for name, (precision, _) in law.base.tensors.items():
-        found = precision_name(present(weights.read, name).dtype)
-        if found != precision:
+        # None in the header: reading says what is wrong.
+        dtype = weights.precision(name) or present(weights.read, name).dtype
+        if precision_name(dtype) != precision:
             raise ToxmemError(
-                f"{source.name} has {name} in {found}; this deletion was applied to {precision}"
+                f"{source.name} has {name} in {precision_name(dtype)}; this deletion was applied to {precision}"
             )
     return weights
 

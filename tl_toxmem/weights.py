@@ -78,6 +78,11 @@ class WeightFiles:
                 raise ToxmemError(f"{place.file} is damaged: it ends within {name}")
         return torch.frombuffer(content, dtype=dtype).reshape(place.shape)
 
+    def precision(self, name: str) -> torch.dtype | None:
+        """Of a tensor, by the header alone; None where there is no such tensor, or none that can be edited."""
+        place = self._find(name)
+        return None if place is None else _DTYPES.get(place.dtype)
+
     def same_values(self, name: str, other: "WeightFiles") -> bool:
         """Whether a tensor is there in both, bit for bit; compared in pieces, as an embedding may be large."""
         ours, theirs = self._find(name), other._find(name)
