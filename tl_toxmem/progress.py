@@ -4,6 +4,7 @@ In a terminal they go to stderr, in a notebook they are widgets, and in a pipe o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -19,6 +20,20 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
         items, desc=description, total=total, leave=False, disable=None, delay=_DELAY_SECONDS
     )
     yield from bar
+
+
+@contextmanager
+def meter(description: str, total: float) -> Iterator[Callable[[float], object]]:
+    """A bar for work whose pieces differ in size: call what it gives with the size of each piece that is done."""
+    with tqdm(
+        desc=description,
+        total=total,
+        leave=False,
+        disable=None,
+        delay=_DELAY_SECONDS,
+        bar_format="{l_bar}{bar}| {elapsed}<{remaining}",
+    ) as bar:
+        yield bar.update
 
 
 def in_batches(

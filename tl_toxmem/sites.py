@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from tl_toxmem.errors import ToxmemError
 
 Site = Literal["embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post"]
-TraceSite = Literal["resid_post", "mlp_out", "attn_out"]
+TraceSite = Literal["resid_pre", "resid_post", "mlp_out", "attn_out", "mlp_post"]
 TRACE_SITES: tuple[TraceSite, ...] = get_args(TraceSite)
 
 _HOOKS: dict[str, str] = {

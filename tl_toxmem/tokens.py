@@ -46,9 +46,7 @@ def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
     start = prompt.prompt if len(prompt.prompt) <= 40 else prompt.prompt[:40] + "..."
     where = f"prompt {prompt.id!r} ({start!r})"
     tokens = model.encode(prompt.prompt)
-    joint = model.encode(prompt.prompt + prompt.target)
-    alone: list[int] = model.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
-    target = joint[len(tokens) :] if joint[: len(tokens)] == tokens else alone
+    target = continuation(model, prompt.prompt, prompt.target)
     if not tokens or not target:
         raise ToxmemError(f"{where}: the {'target' if tokens else 'prompt'} has no tokens")
     if len(tokens) + len(target) > model.n_ctx:
@@ -58,6 +56,15 @@ def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
         )
     words = tuple(str(model.tokenizer.decode([token])) for token in tokens)
     return PromptTokens(prompt, tuple(tokens), words, tuple(target), _subject_span(model, prompt))
+
+
+def continuation(model: LensModel, prompt: str, text: str) -> list[int]:
+    """The tokens of a text that follows a prompt, as the model would have to generate them."""
+    tokens, joint = model.encode(prompt), model.encode(prompt + text)
+    if joint[: len(tokens)] == tokens:
+        return joint[len(tokens) :]
+    alone: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return alone
 
 
 def _subject_span(model: LensModel, prompt: Prompt) -> tuple[int, int]:

@@ -7,15 +7,18 @@ The Bridge wraps the modules of a Hugging Face model in place; that object can n
 `clean_hf` builds a fresh one around the same tensors.
 """
 
+import inspect
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
 
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.model.cache import bridge_cache
+from tl_toxmem.model.cache import KeyValues, bridge_cache
 from tl_toxmem.model.load import positions_of
 from tl_toxmem.model.shell import shell
 from tl_toxmem.sites import architecture
@@ -36,6 +39,9 @@ class BridgeHost:
         self._rotary = None if rotary is None else wrapped.get_submodule(rotary)
         self._window = _window(wrapped.config)
         self._dtype: torch.dtype = next(raw.parameters()).dtype
+        # transformers' blocks call the cache of earlier positions one or the other.
+        takes = inspect.signature(raw.blocks[0].original_component.forward).parameters
+        self._past = "layer_past" if "layer_past" in takes else "past_key_values"
 
     @classmethod
     def from_hf(cls, hf: PreTrainedModel) -> "BridgeHost":
@@ -63,6 +69,29 @@ class BridgeHost:
         )
         return logits
 
+    def forward_cached(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], keep: int | None
+    ) -> tuple[Float[Tensor, "batch kept d_vocab"], list[KeyValues]]:
+        """`forward`, and the keys and values of every layer."""
+        # Of all positions, also where attention looks back at a window of them: the mask says what is seen.
+        logits, cache = self.raw(
+            tokens,
+            attention_mask=self._mask4(mask, tokens.shape[1]),
+            position_ids=positions_of(mask),
+            use_cache=True,
+            past_key_values=Cache(layer_class_to_replicate=DynamicLayer),
+            return_type="logits_and_cache",
+            logits_to_keep=keep or 0,
+        )
+        return logits, [KeyValues(layer.keys, layer.values, along=2) for layer in cache.layers]
+
+    def suffix(self, mask: Int[Tensor, "batch pos"], n_new: int) -> "BridgeSuffix":
+        """To run blocks on the last `n_new` positions only; see `BridgeSuffix`."""
+        rotation = None
+        if self._rotary is not None:
+            rotation = self._rotary(mask.to(self._dtype), positions_of(mask)[:, -n_new:])
+        return BridgeSuffix(self.raw, self._mask4(mask, n_new), rotation, self._past)
+
     def resume(
         self,
         resid: Float[Tensor, "batch pos d_model"],
@@ -74,13 +103,15 @@ class BridgeHost:
 
         The Bridge's own `start_at_layer` is missing on 3.9 and runs every block on 4.x.
         """
-        mask4 = self._mask4(mask, resid.shape[1])
-        options: dict[str, Any] = {}
-        if self._rotary is not None:
-            options["position_embeddings"] = self._rotary(resid, positions_of(mask))
-        for block in self.raw.blocks[layer:]:
-            out = block(resid, attention_mask=mask4, **options)
-            resid = out[0] if isinstance(out, tuple) else out
+        suffix = self.suffix(mask, resid.shape[1])
+        for at in range(layer, self.n_layers):
+            resid = suffix.block(at, resid, None)
+        return self.unembed(resid, keep)
+
+    def unembed(
+        self, resid: Float[Tensor, "batch pos d_model"], keep: int | None
+    ) -> Float[Tensor, "batch kept d_vocab"]:
+        """Final LayerNorm and unembedding of the last `keep` positions."""
         kept = resid if keep is None else resid[:, -keep:]
         logits: Tensor = self.raw.unembed(self.raw.ln_final(kept))
         return logits
@@ -130,6 +161,34 @@ class BridgeHost:
         state = {_plain(key): v for key, v in wrapped.state_dict(keep_vars=True).items()}
         buffers = {_plain(name): value for name, value in wrapped.named_buffers()}
         return shell(wrapped, state=state, buffers=buffers)
+
+
+@dataclass(frozen=True)
+class BridgeSuffix:
+    """Single blocks on the last positions of rows, after keys and values of the earlier ones."""
+
+    raw: Any
+    mask4: Float[Tensor, "batch 1 new pos"]
+    rotation: tuple[Tensor, Tensor] | None
+    past: str
+
+    def block(
+        self, layer: int, resid: Float[Tensor, "row new d_model"], past: KeyValues | None
+    ) -> Float[Tensor, "row new d_model"]:
+        """What leaves block `layer`.
+
+        Args:
+            layer: which.
+            resid: what enters it, of the first `row` rows of the mask.
+            past: of the positions before them, of at least as many rows; None where there are none.
+        """
+        n = len(resid)
+        options: dict[str, Any] = {} if past is None else {self.past: past}
+        if self.rotation is not None:
+            options["position_embeddings"] = tuple(x[:n] for x in self.rotation)
+        out = self.raw.blocks[layer](resid, attention_mask=self.mask4[:n], **options)
+        resid_post: Tensor = out[0] if isinstance(out, tuple) else out
+        return resid_post
 
 
 def _plain(key: str) -> str:

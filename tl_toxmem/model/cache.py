@@ -1,8 +1,10 @@
-"""Keys and values of one generation, in room ahead: a step copies what is new and leaves what is older where it is.
+"""Keys and values: of one generation, in room ahead, and of a run that others go on from.
 
-TransformerLens and transformers put old and new together into a new tensor in every layer at every step.
+A step of a generation copies what is new and leaves what is older where it is; TransformerLens and transformers put old
+and new together into a new tensor in every layer at every step.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,12 +49,16 @@ class _HookedLayer:
         return self.past_keys, self.past_values
 
 
+def _nothing(cfg: Any, batch: int) -> Float[Tensor, "batch zero head d_head"]:
+    heads = cfg.n_key_value_heads or cfg.n_heads
+    return torch.empty(batch, 0, heads, cfg.d_head, dtype=cfg.dtype, device=cfg.device)
+
+
 class HookedCache:
     """In place of TransformerLens's `TransformerLensKeyValueCache`."""
 
     def __init__(self, cfg: Any, batch: int) -> None:
-        heads = cfg.n_key_value_heads or cfg.n_heads
-        empty = torch.empty(batch, 0, heads, cfg.d_head, dtype=cfg.dtype, device=cfg.device)
+        empty = _nothing(cfg, batch)
         self._layers = [_HookedLayer(empty) for _ in range(cfg.n_layers)]
         self.mask: Int[Tensor, "batch pos"] | None = None
 
@@ -88,3 +94,74 @@ class _BridgeLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 def bridge_cache() -> Cache:
     """For models that look back at all tokens in every layer."""
     return Cache(layer_class_to_replicate=_BridgeLayer)
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Keys and values of one layer, as the host has them.
+
+    Attributes:
+        keys: on HookedTransformer [batch, pos, head, d_head], before rotation; on the Bridge [batch, head, pos, d_head].
+        values: likewise.
+        along: the dimension of `pos`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    along: int
+
+    def first(self, n: int, rows: Int[Tensor, " row"]) -> "KeyValues":
+        """The first `n` positions of these rows, copied."""
+        keys, values = (
+            x.narrow(self.along, 0, n).index_select(0, rows) for x in (self.keys, self.values)
+        )
+        return KeyValues(keys, values, self.along)
+
+    @property
+    def past_keys(self) -> Tensor:
+        """As HookedTransformer asks for them, to know how many positions there are."""
+        return self.keys
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """These, and the given ones after them; HookedTransformer's interface."""
+        n = keys.shape[0]
+        return (
+            torch.cat([self.keys[:n], keys], self.along),
+            torch.cat([self.values[:n], values], self.along),
+        )
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The same, as transformers calls it."""
+        return self.append(keys, values)
+
+
+class _Recorded:
+    """One layer of `Recording`."""
+
+    def __init__(self, empty: Tensor) -> None:
+        self.past_keys = empty
+        self.found: KeyValues | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        self.found = KeyValues(keys, values, along=1)
+        return keys, values
+
+
+class Recording:
+    """In place of TransformerLens's cache for one forward pass: keeps what it is given."""
+
+    def __init__(self, cfg: Any, mask: Int[Tensor, "batch pos"]) -> None:
+        empty = _nothing(cfg, mask.shape[0])
+        self._layers = [_Recorded(empty) for _ in range(cfg.n_layers)]
+        self._mask = mask
+
+    def __getitem__(self, layer: int) -> _Recorded:
+        return self._layers[layer]
+
+    def append_attention_mask(self, new: Tensor) -> Tensor:  # noqa: ARG002 - the whole is known
+        """The mask of all tokens."""
+        return self._mask
+
+    def found(self) -> list[KeyValues]:
+        """Keys and values of every layer."""
+        return [layer.found for layer in self._layers if layer.found is not None]

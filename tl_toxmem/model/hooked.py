@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.model.cache import HookedCache
+from tl_toxmem.model.cache import HookedCache, KeyValues, Recording
 from tl_toxmem.model.hooked_config import hooked_config, hooked_weights
 
 
@@ -73,6 +73,20 @@ class HookedHost:
         resid = self.raw(tokens, attention_mask=mask, stop_at_layer=self.n_layers)
         return self.unembed(resid, keep)
 
+    def forward_cached(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], keep: int | None
+    ) -> tuple[Float[Tensor, "batch kept d_vocab"], list[KeyValues]]:
+        """`forward`, and the keys and values of every layer."""
+        recording = Recording(self.raw.cfg, mask)
+        resid = self.raw(
+            tokens, attention_mask=mask, past_kv_cache=recording, stop_at_layer=self.n_layers
+        )
+        return self.unembed(resid, keep), recording.found()
+
+    def suffix(self, mask: Int[Tensor, "batch pos"], n_new: int) -> "HookedSuffix":  # noqa: ARG002
+        """To run blocks on the last `n_new` positions only; see `HookedSuffix`."""
+        return HookedSuffix(self.raw, mask)
+
     def resume(
         self,
         resid: Float[Tensor, "batch pos d_model"],
@@ -111,6 +125,31 @@ class HookedHost:
                 stop_at_layer=self.n_layers,
             )
         return self.unembed(resid, 1)[:, -1], cache
+
+
+@dataclass(frozen=True)
+class HookedSuffix:
+    """Single blocks on the last positions of rows, after keys and values of the earlier ones."""
+
+    raw: Any
+    mask: Int[Tensor, "batch pos"]
+
+    def block(
+        self, layer: int, resid: Float[Tensor, "row new d_model"], past: KeyValues
+    ) -> Float[Tensor, "row new d_model"]:
+        """What leaves block `layer`.
+
+        Args:
+            layer: which.
+            resid: what enters it, of the first `row` rows of the mask.
+            past: of the positions before them, of at least as many rows.
+        """
+        # No mask where nothing is padded: rotations are then looked up once for all rows.
+        mask = self.mask[: len(resid)]
+        out: Tensor = self.raw.blocks[layer](
+            resid, past_kv_cache_entry=past, attention_mask=None if bool(mask.all()) else mask
+        )
+        return out
 
 
 @dataclass

@@ -12,11 +12,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model.cache import KeyValues
 from tl_toxmem.model.generate import Sampling, decode
 from tl_toxmem.sites import Site, hook_name
 
 HookFn = Callable[[Tensor], Tensor | None]
 Hook = tuple[Site, int, HookFn]
+
+
+@runtime_checkable
+class Suffix(Protocol):
+    """Single blocks on the last positions of rows; see `HookedSuffix` and `BridgeSuffix`."""
+
+    def block(self, layer: int, resid: Tensor, past: KeyValues) -> Tensor:
+        """What leaves block `layer`, after `past` keys and values of the earlier positions."""
+        ...
 
 
 @runtime_checkable
@@ -34,6 +44,20 @@ class Host(Protocol):
 
     def resume(self, resid: Tensor, layer: int, mask: Tensor, keep: int | None) -> Tensor:
         """Logits from what enters block `layer`."""
+        ...
+
+    def unembed(self, resid: Tensor, keep: int | None) -> Tensor:
+        """Logits from what leaves the last block."""
+        ...
+
+    def forward_cached(
+        self, tokens: Tensor, mask: Tensor, keep: int | None
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """`forward`, and every layer's keys and values."""
+        ...
+
+    def suffix(self, mask: Tensor, n_new: int) -> Suffix:
+        """To run blocks on the last `n_new` positions."""
         ...
 
     def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
@@ -57,6 +81,18 @@ class Runner:
         """Token embeddings, before positions are added."""
         embeddings: Tensor = self.host.raw.embed(tokens)
         return embeddings
+
+    @torch.no_grad()
+    def mean_embedding(self) -> Float[Tensor, " d_model"]:
+        """The mean over all rows of the embedding matrix, float32."""
+        device = next(self.host.raw.parameters()).device
+        d_vocab = self.host.raw.cfg.d_vocab
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for start in range(0, d_vocab, 4096):
+            tokens = torch.arange(start, min(start + 4096, d_vocab), device=device)
+            total = total + self.embed(tokens[None])[0].double().sum(0)
+        mean: Tensor = (total / d_vocab).float()
+        return mean
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:

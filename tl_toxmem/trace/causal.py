@@ -1,0 +1,184 @@
+"""Causal tracing (Meng et al. 2022).
+
+Three runs per prompt: clean; corrupted; and, for each cell (panel, layer, token), corrupted with that state restored to
+its clean value. The indirect effect of a cell is restored - corrupted: positive where the state mediates the target.
+Outputs of MLP and attention are restored in a window of layers `[layer - w//2, layer - w//2 + w)` clipped to the
+stack, and beside it in each layer alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.config import TraceConfig
+from tl_toxmem.corrupt import counterfactual_tokens, level_of
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.progress import meter
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import align
+from tl_toxmem.trace.cells import PART_SITES, PARTS, panels_of, window_of
+from tl_toxmem.trace.group import Group
+from tl_toxmem.trace.metrics import neutral_tokens
+from tl_toxmem.trace.plan import Plan, plan
+from tl_toxmem.trace.record import Trace
+from tl_toxmem.trace.results import Kept, PromptResult
+from tl_toxmem.trace.sweep import run_cells
+
+_MOST_PROMPTS = 16
+_MOST_OPERATIONS = 2e13
+"""Of prompts that are traced together: more is no faster, and a killed trace loses what its group had done."""
+
+
+def causal_trace(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: TraceConfig | None = None,
+    resume: str | Path | None = None,
+) -> Trace:
+    """Trace every prompt at every site, layer and token.
+
+    Args:
+        model: any host; processed weights are fine.
+        prompts: with their subjects; `cfg.max_prompts` of them are traced.
+        cfg: sites, corruption, metrics, memory, seed.
+        resume: a folder that keeps each prompt's result as soon as it is there, so that the same call goes on at the
+            prompt where it was stopped.
+
+    Raises:
+        ToxmemError: before anything is run: no prompts, one that does not fit the model, the corruption or the metric,
+            a window larger than the model, or too little memory for one cell.
+    """
+    cfg = cfg or TraceConfig()
+    plans = plan_trace(model, prompts, cfg=cfg)
+    level = level_of(model, [one.item for one in plans], cfg=cfg)
+    kept = None if resume is None else Kept(Path(resume), model, cfg=cfg, level=level)
+    found: dict[str, PromptResult] = {}
+    for one in plans:
+        result = kept.get(one.item) if kept else None
+        if result is not None:
+            found[one.item.prompt.id] = result
+    todo = [one for one in plans if one.item.prompt.id not in found]
+    with meter("trace", sum(one.cost(model, cfg) for one in todo)) as advance:
+        for group in _groups(model, todo, cfg=cfg):
+            runs = Group(model, [one.item for one in group], cfg=cfg, level=level)
+            cells = [cell for i, one in enumerate(group) for cell in one.numbered(i)]
+            held = sum(one.state_bytes(model, cfg) for one in group)
+            values = run_cells(runs, cells, max_bytes=cfg.max_memory * 1e9 - held, advance=advance)
+            start = 0
+            for i, one in enumerate(group):
+                own = values[:, start : start + len(one.cells)]
+                start += len(one.cells)
+                result = _scatter(model, one, runs, i, own, cfg=cfg)
+                found[one.item.prompt.id] = result
+                if kept:
+                    kept.add(one.item, result)
+    results = [found[one.item.prompt.id] for one in plans]
+    return _assemble(model, plans, results, cfg=cfg, level=level)
+
+
+def plan_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig) -> list[Plan]:
+    """What a trace would run, prompt by prompt; raises as `causal_trace` does."""
+    panels = panels_of(cfg, n_layers=model.n_layers)
+    items = align(model, prompts.first(cfg.max_prompts))
+    if not items:
+        raise ToxmemError("nothing to trace: the prompt set is empty")
+    if "logit_diff" in cfg.measured:
+        neutral_tokens(model, items)
+    if cfg.corruption == "replace":
+        for item in items:
+            counterfactual_tokens(model, item)
+    return [plan(model, item, panels, cfg=cfg) for item in items]
+
+
+def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
+    """Prompts to be traced together: of similar length, within a share of the memory."""
+    operations = 24.0 * model.d_model**2  # of a token in a layer
+    group: list[Plan] = []
+    for one in sorted(plans, key=lambda p: p.length):
+        more = [*group, one]
+        fits = sum(p.state_bytes(model, cfg) for p in more) <= cfg.max_memory * 1e9 / 3
+        small = sum(p.cost(model, cfg) for p in more) * operations <= _MOST_OPERATIONS
+        if group and not (fits and small and len(more) <= _MOST_PROMPTS):
+            yield group
+            more = [one]
+        group = more
+    if group:
+        yield group
+
+
+def _scatter(
+    model: LensModel,
+    one: Plan,
+    runs: Group,
+    i: int,
+    values: Float[Tensor, "metric cell"],
+    *,
+    cfg: TraceConfig,
+) -> PromptResult:
+    """The values of one prompt's cells in their places."""
+    n = runs.n_draws
+    corrupted = runs.corrupted_values[:, i * n : (i + 1) * n].mean(1)
+    panels = panels_of(cfg, n_layers=model.n_layers)
+    shape = (len(corrupted), len(panels), model.n_layers, len(one.item.tokens))
+    restored = torch.full(shape, torch.nan)
+    parts = torch.full((len(corrupted), len(PART_SITES), len(PARTS)), torch.nan)
+    for panel, layer, pos in one.zero:
+        restored[:, panel, layer, pos] = corrupted
+    for (a, b, pos), value in zip(one.cells, values.T, strict=True):
+        if pos < 0:
+            parts[:, a, b] = value
+        else:
+            restored[:, a, b, pos] = value
+    return PromptResult(
+        clean=runs.clean_values[:, i],
+        corrupted=corrupted,
+        restored=restored,
+        parts=parts,
+        exact=~restored[0].isnan(),
+    )
+
+
+def _assemble(
+    model: LensModel,
+    plans: Sequence[Plan],
+    results: Sequence[PromptResult],
+    *,
+    cfg: TraceConfig,
+    level: float,
+) -> Trace:
+    panels = panels_of(cfg, n_layers=model.n_layers)
+    longest = max(len(one.item.tokens) for one in plans)
+
+    def padded(tensor: Tensor, value: float) -> Tensor:
+        return torch.nn.functional.pad(tensor, (0, longest - tensor.shape[-1]), value=value)
+
+    n_restored = [
+        [
+            len(window_of(panel.site, layer, window=panel.window, n_layers=model.n_layers))
+            for layer in range(model.n_layers)
+        ]
+        for panel in panels
+    ]
+    return Trace(
+        sites=tuple(panel.name for panel in panels),
+        metrics=cfg.measured,
+        metric=cfg.metric,
+        prompt_ids=tuple(one.item.prompt.id for one in plans),
+        words=tuple(one.item.words for one in plans),
+        subjects=tuple(one.span for one in plans),
+        clean=torch.stack([r.clean for r in results], 1),
+        corrupted=torch.stack([r.corrupted for r in results], 1),
+        restored=torch.stack([padded(r.restored, torch.nan) for r in results], 1),
+        parts=torch.stack([r.parts for r in results], 1),
+        exact=torch.stack([padded(r.exact, False) for r in results]),
+        n_restored=torch.tensor(n_restored),
+        corruption=cfg.corruption,
+        noise=level,
+        n_noise=cfg.n_noise,
+        seed=cfg.seed,
+    )

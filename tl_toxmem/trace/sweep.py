@@ -1,0 +1,175 @@
+"""Running cells: the numbers of one full forward pass per cell, at a fraction of its operations.
+
+Cells that restore a token with as many tokens after it share one sweep up the layers. A sweep runs only the positions
+from the restored token on; the earlier ones are as in the corrupted run, whose keys and values are kept. A cell joins
+at its first layer that differs from what is known already, so the batch grows on the way up, and only what the metrics
+look at is unembedded.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_toxmem.model import Hook, HookFn, LensModel
+from tl_toxmem.sites import Site
+from tl_toxmem.trace.cells import Cell
+from tl_toxmem.trace.group import Group
+
+_BEST_TOKENS = 4096
+"""Larger batches are no faster and take more memory."""
+
+
+@torch.no_grad()
+def run_cells(
+    group: Group,
+    cells: Sequence[Cell],
+    *,
+    max_bytes: float,
+    advance: Callable[[float], object] = float,
+) -> Float[Tensor, "metric cell"]:
+    """The metrics of each cell, mean over draws.
+
+    Args:
+        group: the prompts that the cells are of.
+        cells: none that is zero for certain.
+        max_bytes: what a batch may take.
+        advance: called with the cost (see `cost`) of what was just done.
+    """
+    result = torch.empty(len(group.measure.names), len(cells))
+    lengths = defaultdict(list)
+    for i, cell in enumerate(cells):
+        lengths[group.width - group.column(cell.prompt, cell.pos)].append(i)
+    for length, members in sorted(lengths.items(), reverse=True):
+        members.sort(key=lambda i: cells[i].joins)
+        per_cell = group.n_draws * row_bytes(group.model, length, group.width)
+        size = int(min(max_bytes / per_cell, max(1, _BEST_TOKENS / (length * group.n_draws))))
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            result[:, batch] = _sweep(group, [cells[i] for i in batch], length)
+            advance(sum(cost(group, cells[i]) for i in batch))
+    return result
+
+
+def cost(group: Group, cell: Cell) -> float:
+    """Tokens x layers that a cell has to run."""
+    length = group.width - group.column(cell.prompt, cell.pos)
+    return group.n_draws * length * (group.model.n_layers - cell.joins)
+
+
+def row_bytes(model: LensModel, length: int, width: int) -> float:
+    """Bytes that one row of a sweep takes at its widest layer.
+
+    An MLP keeps about five vectors of d_mlp a token, everything else about twelve of d_model; keys and values are
+    gathered and then put together, and attention has a few tables of length x width for each head.
+    """
+    n_heads = model.host.raw.cfg.n_heads
+    floats = (
+        length * (5 * model.d_mlp + 12 * model.d_model)
+        + 6 * width * model.d_model
+        + 4 * n_heads * length * width
+    )
+    return float(model.dtype.itemsize * floats)
+
+
+def _sweep(group: Group, cells: Sequence[Cell], length: int) -> Float[Tensor, "metric cell"]:
+    """Cells of one length, in the order in which they join."""
+    model, n, device = group.model, group.n_draws, group.model.device
+    column = group.width - length
+    prompts = torch.tensor([cell.prompt for cell in cells], device=device)
+    draws = torch.arange(n, device=device)
+    rows = (prompts[:, None] * n + draws).flatten()  # of the corrupted run
+    joins = [cell.joins for cell in cells]
+    suffix = model.host.suffix(group.mask[rows], length)
+    resid = torch.empty(0, length, model.d_model, dtype=model.dtype, device=device)
+    with model.hooks(list(_hooks(group, cells, rows, column))):
+        for layer in range(joins[0], model.n_layers + 1):
+            joining = [i for i, at in enumerate(joins) if at == layer]
+            if joining:
+                new = rows[joining[0] * n : (joining[-1] + 1) * n]
+                entering = group.entering[layer][new, column:]
+                for k, i in enumerate(joining):
+                    _restore_on_joining(group, cells[i], entering[k * n : (k + 1) * n], column)
+                resid = torch.cat([resid, entering])
+            if layer < model.n_layers:
+                past = group.keys_values(layer, column, rows[: len(resid)])
+                resid = suffix.block(layer, resid, past)
+    values = _measure(group, resid, prompts.repeat_interleave(n))
+    return values.view(len(values), len(cells), n).mean(2)
+
+
+def _restore_on_joining(
+    group: Group, cell: Cell, entering: Float[Tensor, "draw pos d_model"], column: int
+) -> None:
+    """Put what is known of a cell into what enters its first layer, in place."""
+    at = slice(None) if cell.onwards else slice(0, 1)
+    columns = slice(column, None) if cell.onwards else slice(column, column + 1)
+    first = cell.layers.start
+    if cell.site in ("resid_pre", "resid_post"):
+        entering[:, at] = group.clean[cell.site, first][cell.prompt, columns]
+    elif cell.site in ("mlp_out", "mlp_post"):
+        # Nothing before an MLP's output differs in its own layer, so the difference can be added after the layer.
+        draws = slice(cell.prompt * group.n_draws, (cell.prompt + 1) * group.n_draws)
+        clean = group.clean["mlp_out", first][cell.prompt, columns]
+        entering[:, at] += clean - group.corrupted["mlp_out", first][draws, columns]
+
+
+def _hooks(
+    group: Group, cells: Sequence[Cell], rows: Int[Tensor, " row"], column: int
+) -> Iterator[Hook]:
+    """One hook for each site and layer where some cell is restored, or severed, while it runs."""
+    n, n_layers = group.n_draws, group.model.n_layers
+    restored: dict[tuple[Site, int], list[int]] = defaultdict(list)
+    for i, cell in enumerate(cells):
+        if cell.severed:
+            site: Site = "mlp_out" if cell.severed == "mlp" else "attn_out"
+            for layer in range(cell.joins, n_layers):
+                restored[site, layer].append(i)
+        elif cell.site not in ("resid_pre", "resid_post"):
+            for layer in cell.layers:
+                if layer >= cell.joins:
+                    restored[cell.site, layer].append(i)
+    for (site, layer), members in restored.items():
+        sets = []
+        for onwards in (False, True):
+            for severed in (False, True):
+                some = [
+                    i
+                    for i in members
+                    if cells[i].onwards == onwards and bool(cells[i].severed) == severed
+                ]
+                if not some:
+                    continue
+                at = torch.tensor(some, device=rows.device)[:, None] * n
+                into = (at + torch.arange(n, device=rows.device)).flatten()
+                columns = slice(column, None if onwards else column + 1)
+                if severed:
+                    values = group.corrupted[site, layer][rows[into], columns]
+                else:
+                    values = group.clean[site, layer][rows[into] // n, columns]
+                sets.append((into, slice(None) if onwards else slice(0, 1), values))
+        yield site, layer, _put(sets)
+
+
+def _put(sets: Sequence[tuple[Tensor, slice, Tensor]]) -> HookFn:
+    def hook(state: Tensor) -> Tensor:
+        for rows, at, values in sets:
+            state[rows, at] = values
+        return state
+
+    return hook
+
+
+def _measure(
+    group: Group, resid: Float[Tensor, "row pos d_model"], prompts: Int[Tensor, " row"]
+) -> Float[Tensor, "metric row"]:
+    """The metrics of each row, unembedded in pieces."""
+    keep = group.measure.keep
+    size = max(1, 2**24 // (keep * group.model.d_vocab))
+    pieces = [
+        group.measure(group.model.host.unembed(resid[i : i + size], keep), prompts[i : i + size])
+        for i in range(0, len(resid), size)
+    ]
+    return torch.cat(pieces, dim=1)
