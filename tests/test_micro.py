@@ -93,12 +93,11 @@ def test_attribution_is_the_gradient_worked_out(model, prompts, monkeypatch):
 
 def test_trace_finds_the_layer(model, prompts, monkeypatch):
     """Corrupting "a" into "b" exactly: restoring layer 0's MLP output brings back E2's vote."""
-    from tl_toxmem import causal_trace
-    from tl_toxmem import trace as trace_module
+    from tl_toxmem import causal_trace, corrupt
     from tl_toxmem.config import TraceConfig
 
     to_b = (EMBEDDINGS[1] - EMBEDDINGS[0])[None, None]
-    monkeypatch.setattr(trace_module, "gaussian_noise", lambda *a, **k: to_b)
+    monkeypatch.setattr(corrupt, "gaussian_noise", lambda *a, **k: to_b)
     result = causal_trace(model, prompts, cfg=TraceConfig(window=1, n_noise=1))
     # Corrupted run: "b", resid (-1.5, -0.5, 0.5, 1.5) / sqrt(1.25).
     b = (EMBEDDINGS @ torch.tensor([-1.5, -0.5, 0.5, 1.5]) / math.sqrt(1.25)).log_softmax(-1)[2]
@@ -106,8 +105,8 @@ def test_trace_finds_the_layer(model, prompts, monkeypatch):
     mlp = (EMBEDDINGS @ torch.tensor([0.0, -2.0, 2.0, 0.0]) / math.sqrt(2)).log_softmax(-1)[2]
     site = {name: i for i, name in enumerate(result.sites)}
     effect = result.effect[0, :, :, 0]
-    assert float(result.clean[1, 0]) == pytest.approx(CLEAN, abs=EXACT)
-    assert float(result.corrupted[1, 0]) == pytest.approx(float(b), abs=EXACT)
+    assert float(result.clean[0, 0]) == pytest.approx(CLEAN, abs=EXACT)
+    assert float(result.corrupted[0, 0]) == pytest.approx(float(b), abs=EXACT)
     assert float(effect[site["mlp_out"], 0]) == pytest.approx(float(mlp - b), abs=EXACT)
     assert float(effect[site["mlp_out"], 1]) == pytest.approx(0, abs=EXACT)
     assert torch.allclose(effect[site["attn_out"]], torch.zeros(2), atol=EXACT)

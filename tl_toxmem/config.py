@@ -84,7 +84,9 @@ class TraceConfig(_Config):
     metrics: tuple[Metric, ...] = ("log_prob", "prob", "logit", "kl")
     """What is measured besides; `span_log_prob` runs the whole target, `logit_diff` needs a `neutral_target`."""
     max_prompts: int | None = Field(None, ge=1)
-    """Trace at most so many find prompts (lowest hash first)."""
+    """Trace at most so many find prompts, and as many benign ones (lowest hash first)."""
+    robustness: bool = True
+    """In a run, also the robustness card: the layer profile under other noise, windows, metrics and corruptions."""
     max_memory: float = Field(2.0, gt=0)
     """Gigabytes that the states of a trace may take beside the model."""
     screen: Screen = "none"

@@ -4,6 +4,7 @@ Every input is read and checked, and the model loaded, before the first byte is 
 it needs from the artefacts on disk, also in an uninterrupted run, so a resumed run gives the same numbers.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from tl_toxmem.scorers import ToxicityScorer, load_scorer
 from tl_toxmem.select import Law, choose_k, pick_k, select_neurons
 from tl_toxmem.store import PROVENANCE, RunFolder, check_folder, open_folder
 from tl_toxmem.tokens import align
-from tl_toxmem.trace import causal_trace, resolve_window
+from tl_toxmem.trace import causal_trace, check_robustness, plan_trace
 
 Announce = Callable[[str], object]
 CONTROLS = ("random_neurons", "random_early_layers")
@@ -41,6 +42,7 @@ class _Inputs:
     source: Source
     prompts: PromptSet
     benign: PromptSet | None
+    benign_find: PromptSet | None
     choosing: Sequence[str]
     reporting: Sequence[str]
     hashes: dict[str, str]
@@ -106,19 +108,21 @@ def _read_inputs(cfg: RunConfig) -> _Inputs:
         raise ToxmemError(
             f"{prompts_path}: the prompt {min(both)!r} is in the find and in the report split: remove one"
         )
-    benign = None
+    benign = benign_find = None
     if benign_path is not None:
-        benign = PromptSet.read(benign_path).split(cfg.split).report
-        if not len(benign):
-            raise ToxmemError(
-                f"{benign_path}: no prompt falls into the report split; give more prompts"
-            )
+        both_splits = PromptSet.read(benign_path).split(cfg.split)
+        benign, benign_find = both_splits.report, both_splits.find
+        for name, part in (("find", benign_find), ("report", benign)):
+            if not len(part):
+                raise ToxmemError(
+                    f"{benign_path}: no prompt falls into the {name} split; give more prompts"
+                )
     choosing, reporting = split_documents(read_documents(neutral_path))
     paths = {"prompts": prompts_path, "benign": benign_path, "neutral": neutral_path}
     hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
     hashes["model"] = fingerprint(source)
     scorer = load_scorer(cfg.scorer, device=cfg.device)
-    return _Inputs(source, prompts, benign, choosing, reporting, hashes, scorer)
+    return _Inputs(source, prompts, benign, benign_find, choosing, reporting, hashes, scorer)
 
 
 def _recorded_revision(cfg: RunConfig) -> str | None:
@@ -147,7 +151,9 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
         align(model, inputs.benign)
     for texts in (inputs.choosing, inputs.reporting):
         encode_documents(model, texts, max_tokens=1)
-    resolve_window(cfg.trace, n_layers=model.n_layers)
+    plan_trace(model, inputs.prompts.find, cfg=cfg.trace)
+    if inputs.benign_find is not None:
+        plan_trace(model, inputs.benign_find, cfg=cfg.trace)
     check_layers(cfg.select.layers or (), n_layers=model.n_layers)
     longest = max(len(item.tokens) for item in align(model, inputs.prompts))
     for name, new in (
@@ -174,7 +180,17 @@ def _prompts(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolde
 
 def _trace(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
     find = PromptSet.read(folder.artefact("prompts")).find
-    causal_trace(model, find, cfg=cfg.trace).save(folder.artefact("trace"))
+    kept = folder.artefact("trace").with_suffix(".parts")
+    trace = causal_trace(model, find, cfg=cfg.trace, resume=kept)
+    n, benign, robustness = len(trace.prompt_ids), None, None
+    if inputs.benign_find is not None:
+        same_noise = {"noise_level": trace.noise or None, "max_prompts": n}
+        benign_cfg = cfg.trace.model_copy(update=same_noise)
+        benign = causal_trace(model, inputs.benign_find, cfg=benign_cfg, resume=kept)
+    if cfg.trace.robustness:
+        robustness = check_robustness(model, find, cfg=cfg.trace, resume=kept)
+    replace(trace, benign=benign, robustness=robustness).save(folder.artefact("trace"))
+    shutil.rmtree(kept)
 
 
 def _attribute(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:

@@ -19,19 +19,12 @@ from tl_toxmem.evaluation import Evaluation, Example
 from tl_toxmem.files import read_json, write_bytes
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.plots import (
-    EDITS,
-    plot_evaluation,
-    plot_k_curve,
-    plot_layers,
-    plot_scores,
-    plot_trace,
-)
+from tl_toxmem.plots import EDITS, plot_evaluation, plot_k_curve, plot_scores
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import KPoint
 from tl_toxmem.stats import Estimate
 from tl_toxmem.store import ARTEFACTS, RunFolder
-from tl_toxmem.trace import Trace
+from tl_toxmem.trace import Figure, Trace
 
 _CONTENTS = (
     ("result", "Before and after"),
@@ -92,8 +85,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     figures = {
         # plotly.js itself travels with the first figure only.
         "evaluation": _div(plot_evaluation(evaluation), library=True),
-        "layers": _div(plot_layers(trace)),
-        "trace": _div(plot_trace(trace)),
+        **{f"trace_{name}": _div(trace.plot(name)) for name in _trace_figures(trace)},
         "scores": _div(plot_scores(scores)),
         "curve": "",
     }
@@ -103,6 +95,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     return {
         "model": cfg.model,
         "answer": _answer(chosen, evaluation),
+        "where": trace.answer().text if cfg.trace.parts else "",
         "contents": _CONTENTS,
         "edits": _edits(evaluation),
         "protocol": _protocol(evaluation),
@@ -118,6 +111,19 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "provenance": provenance,
         "origins": _origins(provenance),
     }
+
+
+def _trace_figures(trace: Trace) -> list[Figure]:
+    """The figures that this trace has data for, in the order of the page."""
+    lacking = set()
+    if bool(trace.parts.isnan().any()):
+        lacking.add("shares")
+    if not any("_without_" in site for site in trace.sites):
+        lacking.add("severed")
+    if trace.robustness is None:
+        lacking.add("robustness")
+    order: tuple[Figure, ...] = ("shares", "layers", "classes", "tokens", "severed", "robustness")
+    return [name for name in order if name not in lacking]
 
 
 def _div(figure: go.Figure, *, library: bool = False) -> str:
@@ -205,7 +211,7 @@ def _facts(
         ("prompts", f"{len(prompts.find)} to find, {len(prompts.report)} to report (disjoint)"),
         (
             "traced",
-            f"{len(trace.prompt_ids)} find prompts, noise of {trace.noise:.4g} on the subject's embeddings",
+            f"{len(trace.prompt_ids)} find prompts{_benign(trace)}, corruption: {_corruption(trace)}",
         ),
         (
             "law",
@@ -214,6 +220,16 @@ def _facts(
         ("scorer", cfg.scorer),
         ("seed", str(cfg.seed)),
     ]
+
+
+def _benign(trace: Trace) -> str:
+    return "" if trace.benign is None else f" and {len(trace.benign.prompt_ids)} benign ones"
+
+
+def _corruption(trace: Trace) -> str:
+    if trace.corruption == "noise":
+        return f"noise of {trace.noise:.4g} on the subject's embeddings"
+    return "the counterfactual" if trace.corruption == "replace" else "the mean embedding"
 
 
 def _selection(chosen: NeuronSet, selection: dict[str, Any]) -> str:

@@ -67,3 +67,95 @@ def mean_estimate(values: Any, *, seed: int) -> Estimate:
     """The mean of one value per cluster, with its interval."""
     values = np.asarray(values, dtype=float)
     return ratio_estimate(values, np.ones_like(values), seed=seed)
+
+
+def ratio_difference(first: tuple[Any, Any], second: tuple[Any, Any], *, seed: int) -> Estimate:
+    """The difference of two ratios of sums over independent clusters; `n` is that of the smaller sample.
+
+    Args:
+        first: numerator [n] and denominator [n].
+        second: the same of the other sample.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    values, drawn, sizes = [], [], []
+    for top, bottom in (first, second):
+        top, bottom = np.asarray(top, dtype=float), np.asarray(bottom, dtype=float)
+        n = len(top)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+        values.append(top.sum() / bottom.sum())
+        drawn.append((counts @ top) / (counts @ bottom))
+        sizes.append(n)
+    value = float(values[0] - values[1])
+    if min(sizes) < 2:
+        return Estimate(value, None, None, min(sizes))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(q) for q in np.quantile(drawn[0] - drawn[1], (tail, 1 - tail)))
+    return Estimate(value, low, high, min(sizes))
+
+
+def mean_estimates(values: Any, *, seed: int) -> list[Estimate]:
+    """The mean of each column with its interval, all from the same resampled clusters.
+
+    Args:
+        values: [n, column] one row per cluster; NaN where a cluster has no value.
+        seed: of the resampling.
+    """
+    values = np.asarray(values, dtype=float)
+    there = ~np.isnan(values)
+    n, count = len(values), there.sum(0)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    with np.errstate(invalid="ignore"):
+        means = (drawn @ np.where(there, values, 0.0)) / (drawn @ there)
+    tail = (1 - CONFIDENCE) / 2
+    found = []
+    for column in range(values.shape[1]):
+        some = values[there[:, column], column]
+        value = float(some.mean()) if len(some) else float("nan")
+        low = high = None
+        if len(some) > 1:
+            kept = means[~np.isnan(means[:, column]), column]
+            low, high = (float(q) for q in np.quantile(kept, (tail, 1 - tail)))
+        found.append(Estimate(value, low, high, int(count[column])))
+    return found
+
+
+def max_t(values: Any, *, seed: int) -> tuple[Any, Any]:
+    """A t statistic for each column's mean, and its p-value corrected for looking at all columns.
+
+    Westfall and Young's max-T with random signs: under the null hypothesis a cluster's effects are as likely to have
+    the opposite sign, all at once, which keeps their dependence. The p-value is the share of sign patterns whose
+    largest |t| over all columns reaches the column's own |t|. All patterns are taken where they are few.
+
+    Args:
+        values: [n, column] one row per cluster; NaN where a cluster has no value.
+        seed: of the signs.
+
+    Returns:
+        t [column], and p [column], two-sided; NaN for columns of fewer than two clusters.
+    """
+    values = np.asarray(values, dtype=float)
+    there = ~np.isnan(values)
+    filled, count = np.where(there, values, 0.0), there.sum(0)
+    n = len(values)
+    if 2**n <= N_RESAMPLES:
+        signs = 1 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(N_RESAMPLES, n))
+        signs[0] = 1
+    squares = (filled**2).sum(0)
+
+    def statistic(flips: Any) -> Any:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = (flips @ filled) / count
+            error = np.sqrt(np.maximum(squares / count - mean**2, 0) / (count - 1))
+            # A column that never varies, as of cells that are zero for certain, says nothing.
+            return np.where(error > 1e-9 * np.abs(mean), mean / error, 0.0)
+
+    t = statistic(np.ones((1, n)))[0]
+    usable = count > 1
+    if not usable.any():
+        return np.full(t.shape, np.nan), np.full(t.shape, np.nan)
+    largest = np.abs(statistic(signs)[:, usable]).max(1)
+    p = (largest[:, None] >= np.abs(t)[None] * (1 - 1e-9)).mean(0)
+    return np.where(usable, t, np.nan), np.where(usable, p, np.nan)

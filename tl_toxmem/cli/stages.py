@@ -59,6 +59,10 @@ def _stage_command(name: str) -> Callable[..., None]:
         ] = None,
         device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
+        max_memory: Annotated[
+            float | None,
+            typer.Option(metavar="GB", help="Gigabytes a trace may take beside the model."),
+        ] = None,
         settings: Annotated[
             list[str] | None,
             typer.Option(
@@ -94,7 +98,8 @@ def _stage_command(name: str) -> Callable[..., None]:
         }
         with one_line_errors():
             given = {key: value for key, value in options.items() if value is not None}
-            cfg = _gather(config, given, settings or [])
+            memory = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
+            cfg = _gather(config, given, [*(settings or []), *memory])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)
             elif private:

@@ -101,7 +101,7 @@ class KeyValues:
     """Keys and values of one layer, as the host has them.
 
     Attributes:
-        keys: on HookedTransformer [batch, pos, head, d_head], before rotation; on the Bridge [batch, head, pos, d_head].
+        keys: on HookedTransformer [batch, pos, head, d_head], not rotated; on the Bridge [batch, head, pos, d_head].
         values: likewise.
         along: the dimension of `pos`.
     """

@@ -1,16 +1,21 @@
 """Causal tracing: which states, put back into a corrupted run, bring the target back."""
 
-from tl_toxmem.trace.causal import causal_trace
-from tl_toxmem.trace.cells import PARTS, Panel, resolve_window, window_of
-from tl_toxmem.trace.record import PLACES, Place, Trace
+from tl_toxmem.trace.agreement import Profile, Robustness
+from tl_toxmem.trace.causal import causal_trace, plan_trace
+from tl_toxmem.trace.question import Answer
+from tl_toxmem.trace.record import FIGURES, PLACES, Figure, Place, Trace
+from tl_toxmem.trace.robustness import check_robustness
 
 __all__ = [
-    "PARTS",
+    "FIGURES",
     "PLACES",
-    "Panel",
+    "Answer",
+    "Figure",
     "Place",
+    "Profile",
+    "Robustness",
     "Trace",
     "causal_trace",
-    "resolve_window",
-    "window_of",
+    "check_robustness",
+    "plan_trace",
 ]

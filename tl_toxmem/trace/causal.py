@@ -6,7 +6,7 @@ Outputs of MLP and attention are restored in a window of layers `[layer - w//2, 
 stack, and beside it in each layer alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,12 +22,14 @@ from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 from tl_toxmem.trace.cells import PART_SITES, PARTS, panels_of, window_of
 from tl_toxmem.trace.group import Group
-from tl_toxmem.trace.metrics import neutral_tokens
+from tl_toxmem.trace.metrics import SIGN, neutral_tokens
 from tl_toxmem.trace.plan import Plan, plan
 from tl_toxmem.trace.record import Trace
 from tl_toxmem.trace.results import Kept, PromptResult
+from tl_toxmem.trace.screen import gradient_estimates, highest, run_estimates
 from tl_toxmem.trace.sweep import run_cells
 
+Advance = Callable[[float], object]
 _MOST_PROMPTS = 16
 _MOST_OPERATIONS = 2e13
 """Of prompts that are traced together: more is no faster, and a killed trace loses what its group had done."""
@@ -63,17 +65,10 @@ def causal_trace(
         if result is not None:
             found[one.item.prompt.id] = result
     todo = [one for one in plans if one.item.prompt.id not in found]
+    lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
     with meter("trace", sum(one.cost(model, cfg) for one in todo)) as advance:
         for group in _groups(model, todo, cfg=cfg):
-            runs = Group(model, [one.item for one in group], cfg=cfg, level=level)
-            cells = [cell for i, one in enumerate(group) for cell in one.numbered(i)]
-            held = sum(one.state_bytes(model, cfg) for one in group)
-            values = run_cells(runs, cells, max_bytes=cfg.max_memory * 1e9 - held, advance=advance)
-            start = 0
-            for i, one in enumerate(group):
-                own = values[:, start : start + len(one.cells)]
-                start += len(one.cells)
-                result = _scatter(model, one, runs, i, own, cfg=cfg)
+            for one, result in _trace_group(model, lower, group, cfg, level, advance):
                 found[one.item.prompt.id] = result
                 if kept:
                     kept.add(one.item, result)
@@ -111,36 +106,72 @@ def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Ite
         yield group
 
 
-def _scatter(
+def _trace_group(
     model: LensModel,
+    lower: LensModel | None,
+    group: Sequence[Plan],
+    cfg: TraceConfig,
+    level: float,
+    advance: Advance,
+) -> Iterator[tuple[Plan, PromptResult]]:
+    """The results of a few prompts."""
+    items = [one.item for one in group]
+    runs = Group(model, items, cfg=cfg, level=level)
+    room = cfg.max_memory * 1e9 - sum(one.state_bytes(model, cfg) for one in group)
+    cells = [list(one.numbered(i)) for i, one in enumerate(group)]
+    estimates: list[Tensor] = []
+    if cfg.screen == "gradient":
+        estimates = gradient_estimates(runs, cells)
+        advance(sum(one.cost(model, cfg) for one in group))
+    elif lower is not None:
+        rough = Group(lower, items, cfg=cfg, level=level)
+        estimates = run_estimates(rough, cells, max_bytes=room, advance=advance)
+    measured = [list(range(len(own))) for own in cells]
+    if estimates:
+        sign = SIGN[cfg.metric]
+        measured = [
+            highest(sign * estimate[0], one, top=cfg.verify_top)
+            for estimate, one in zip(estimates, group, strict=True)
+        ]
+    flat = [own[k] for own, some in zip(cells, measured, strict=True) for k in some]
+    values = run_cells(runs, flat, max_bytes=room, advance=float if estimates else advance)
+    start = 0
+    for i, (one, some) in enumerate(zip(group, measured, strict=True)):
+        rows = slice(i * runs.n_draws, (i + 1) * runs.n_draws)
+        corrupted = runs.corrupted_values[:, rows].mean(1)
+        exact = values[:, start : start + len(some)]
+        start += len(some)
+        restored = corrupted[:, None] + estimates[i] if estimates else exact.clone()
+        restored[:, some] = exact
+        yield one, _scatter(one, runs.clean_values[:, i], corrupted, restored, some, model, cfg)
+
+
+def _scatter(
     one: Plan,
-    runs: Group,
-    i: int,
+    clean: Float[Tensor, " metric"],
+    corrupted: Float[Tensor, " metric"],
     values: Float[Tensor, "metric cell"],
-    *,
+    measured: Sequence[int],
+    model: LensModel,
     cfg: TraceConfig,
 ) -> PromptResult:
     """The values of one prompt's cells in their places."""
-    n = runs.n_draws
-    corrupted = runs.corrupted_values[:, i * n : (i + 1) * n].mean(1)
-    panels = panels_of(cfg, n_layers=model.n_layers)
-    shape = (len(corrupted), len(panels), model.n_layers, len(one.item.tokens))
-    restored = torch.full(shape, torch.nan)
-    parts = torch.full((len(corrupted), len(PART_SITES), len(PARTS)), torch.nan)
+    n_panels = len(panels_of(cfg, n_layers=model.n_layers))
+    shape = (n_panels, model.n_layers, len(one.item.tokens))
+    restored = torch.full((len(clean), *shape), torch.nan)
+    parts = torch.full((len(clean), len(PART_SITES), len(PARTS)), torch.nan)
+    exact = torch.zeros(shape, dtype=torch.bool)
+    known = set(measured)
     for panel, layer, pos in one.zero:
         restored[:, panel, layer, pos] = corrupted
-    for (a, b, pos), value in zip(one.cells, values.T, strict=True):
+        exact[panel, layer, pos] = True
+    for i, (a, b, pos) in enumerate(one.cells):
         if pos < 0:
-            parts[:, a, b] = value
+            parts[:, a, b] = values[:, i]
         else:
-            restored[:, a, b, pos] = value
-    return PromptResult(
-        clean=runs.clean_values[:, i],
-        corrupted=corrupted,
-        restored=restored,
-        parts=parts,
-        exact=~restored[0].isnan(),
-    )
+            restored[:, a, b, pos] = values[:, i]
+            exact[a, b, pos] = i in known
+    return PromptResult(clean, corrupted, restored, parts, exact)
 
 
 def _assemble(

@@ -43,12 +43,15 @@ class Group:
         tokens, mask = model.pad(rows)
         self.width = tokens.shape[1]
         self.pads = [self.width - len(row) for row in rows]
-        embeddings = [
+        self._embeddings = [
             corrupted_embeddings(model, item, cfg=cfg, level=level, full=full) for item in items
         ]
+        self.tokens: Int[Tensor, "row pos"] = tokens.repeat_interleave(self.n_draws, 0)
         self.mask: Int[Tensor, "row pos"] = mask.repeat_interleave(self.n_draws, 0)
+        numbers = torch.arange(len(items), device=model.device)
+        self.prompts: Int[Tensor, " row"] = numbers.repeat_interleave(self.n_draws)
         self.clean, self.clean_values = self._run_clean(tokens, mask, _clean_sites(cfg))
-        self._run_corrupted(tokens, embeddings, severs_attention="attn" in cfg.severed)
+        self._run_corrupted(severs_attention="attn" in cfg.severed)
 
     def _run_clean(
         self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]
@@ -58,9 +61,7 @@ class Group:
         return states, self.measure.clean(logits)
 
     @torch.no_grad()
-    def _run_corrupted(
-        self, tokens: Tensor, embeddings: Sequence[Tensor], *, severs_attention: bool
-    ) -> None:
+    def _run_corrupted(self, *, severs_attention: bool) -> None:
         model, layers = self.model, range(self.model.n_layers)
         kept: dict[tuple[Site, int], Tensor] = {}
 
@@ -75,27 +76,21 @@ class Group:
             sites.append("attn_out")
         keys = [(site, layer) for site in sites for layer in layers]
         keys.append(("resid_post", layers[-1]))
-        hooks: list[Hook] = [("embed", 0, self._set_embeddings(embeddings))]
+        hooks: list[Hook] = [("embed", 0, self.corrupt)]
         hooks += [(site, layer, keep((site, layer))) for site, layer in keys]
         with model.hooks(hooks):
-            logits, self.past = model.host.forward_cached(
-                tokens.repeat_interleave(self.n_draws, 0), self.mask, self.measure.keep
-            )
+            logits, self.past = model.host.forward_cached(self.tokens, self.mask, self.measure.keep)
         self.entering = [kept.pop(("resid_pre", layer)) for layer in layers]
         self.entering.append(kept.pop(("resid_post", layers[-1])))
         self.corrupted = kept
-        prompts = torch.arange(len(self.items), device=model.device)
-        self.corrupted_values = self.measure(logits, prompts.repeat_interleave(self.n_draws))
+        self.corrupted_values = self.measure(logits, self.prompts)
 
-    def _set_embeddings(self, embeddings: Sequence[Tensor]) -> HookFn:
-        def hook(embedding: Tensor) -> Tensor:
-            changed = embedding.clone()
-            for i, own in enumerate(embeddings):
-                rows = slice(i * self.n_draws, (i + 1) * self.n_draws)
-                changed[rows, self.pads[i] :] = own
-            return changed
-
-        return hook
+    def corrupt(self, embedding: Float[Tensor, "row pos d_model"]) -> Tensor:
+        """A hook for the site `embed`: the corrupted embeddings in place of the clean ones."""
+        changed = embedding.detach().clone()
+        for i, own in enumerate(self._embeddings):
+            changed[i * self.n_draws : (i + 1) * self.n_draws, self.pads[i] :] = own
+        return changed
 
     def column(self, prompt: int, pos: int) -> int:
         """Where a prompt's token is in the padded tensors."""

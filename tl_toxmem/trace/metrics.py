@@ -26,6 +26,15 @@ from tl_toxmem.tokens import PromptTokens, continuation
 METRICS: tuple[Metric, ...] = get_args(Metric)
 SIGN: dict[str, float] = {name: -1.0 if name == "kl" else 1.0 for name in METRICS}
 
+UNITS: dict[str, str] = {
+    "log_prob": "nats of log-probability",
+    "prob": "probability",
+    "logit": "logits",
+    "kl": "nats of KL divergence",
+    "span_log_prob": "nats of log-probability of the whole target",
+    "logit_diff": "logits of difference to the neutral target",
+}
+
 
 def needs_span(names: Sequence[Metric]) -> bool:
     """Whether the whole target has to be run."""
@@ -100,11 +109,12 @@ class Measure:
         """Each metric of each row, on the CPU.
 
         Args:
-            logits: of the last `keep` positions.
+            logits: of the last `keep` positions; fewer do where they hold the prompts' own targets.
             prompts: which prompt each row is of.
         """
+        kept = logits.shape[1]
         rows = torch.arange(len(logits), device=logits.device)
-        first = logits[rows, self._at[prompts]].float()
+        first = logits[rows, self._at[prompts] - (self.keep - kept)].float()
         total = first.logsumexp(-1)
         logit = first.gather(-1, self._target[prompts][:, None])[:, 0]
         found: dict[str, Tensor] = {"logit": logit, "log_prob": logit - total}
@@ -117,7 +127,7 @@ class Measure:
             found["logit_diff"] = logit - first.gather(-1, self._neutral[prompts][:, None])[:, 0]
         if self.span:
             every = logits.float()
-            picked = every.gather(-1, self._wanted[prompts][..., None])[..., 0]
-            log_probs = (picked - every.logsumexp(-1)) * self._real[prompts]
+            picked = every.gather(-1, self._wanted[prompts, -kept:][..., None])[..., 0]
+            log_probs = (picked - every.logsumexp(-1)) * self._real[prompts, -kept:]
             found["span_log_prob"] = log_probs.sum(-1)
         return torch.stack([found[name] for name in self.names]).cpu()

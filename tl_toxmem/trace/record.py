@@ -11,8 +11,10 @@ from torch import Tensor
 from tl_toxmem.config import Metric
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
-from tl_toxmem.stats import mean_estimate
+from tl_toxmem.trace.agreement import Robustness
 from tl_toxmem.trace.metrics import SIGN
+from tl_toxmem.trace.question import Answer, answer
+from tl_toxmem.trace.statistics import by_class, by_layer, shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 Place = Literal["last_subject", "last"]
 PLACES: tuple[Place, ...] = get_args(Place)
+Figure = Literal["tokens", "layers", "classes", "severed", "shares", "robustness"]
+FIGURES: tuple[Figure, ...] = get_args(Figure)
 KIND = "trace"
 _TENSORS = ("clean", "corrupted", "restored", "parts", "exact", "n_restored")
 _WORDS = (
@@ -60,6 +64,8 @@ class Trace:
         noise: the standard deviation of the noise.
         n_noise: draws per prompt.
         seed: of the noise.
+        benign: the same of benign prompts, to compare with.
+        robustness: layer profiles under other noise, windows, metrics and corruptions.
     """
 
     sites: tuple[str, ...]
@@ -78,6 +84,8 @@ class Trace:
     noise: float
     n_noise: int
     seed: int
+    benign: "Trace | None" = None
+    robustness: Robustness | None = None
 
     @property
     def effect(self) -> Float[Tensor, "prompt site layer pos"]:
@@ -92,6 +100,12 @@ class Trace:
         return SIGN[self.metric] * (self.clean[m] - self.corrupted[m])
 
     @property
+    def normalised(self) -> Float[Tensor, "prompt site layer pos"]:
+        """Indirect effects as shares of each prompt's total effect; NaN where corruption took nothing away."""
+        total = torch.where(self.total_effect > 0, self.total_effect, torch.nan)
+        return self.effect / total[:, None, None, None]
+
+    @property
     def part_effect(self) -> Float[Tensor, "prompt part_site part"]:
         """Joint indirect effects of the thirds of the layers, and of all of them; see `parts`."""
         m = self.metrics.index(self.metric)
@@ -103,7 +117,13 @@ class Trace:
             raise ToxmemError(
                 f"this trace has no {metric!r}: choose from {', '.join(self.metrics)}"
             )
-        return replace(self, metric=metric)
+        values = self.restored[self.metrics.index(metric)]
+        if bool((values.isnan() & ~self.restored[0].isnan()).any()):
+            raise ToxmemError(
+                f"this trace was screened by {self.metrics[0]!r}: {metric!r} is known of few cells only"
+            )
+        benign = self.benign.in_metric(metric) if self.benign else None
+        return replace(self, metric=metric, benign=benign)
 
     def at(self, place: Place) -> Float[Tensor, "prompt site layer"]:
         """Effects at one token of each prompt.
@@ -121,49 +141,81 @@ class Trace:
         return self.effect[torch.arange(len(pos)), :, :, pos]
 
     def by_layer(self, place: Place = "last_subject") -> "pd.DataFrame":
-        """Mean effect at one token of each prompt by site and layer, with 95 % intervals over prompts."""
-        import pandas as pd
+        """Mean effect at one token of each prompt by site and layer; see `statistics.by_layer`."""
+        return by_layer(self, self.at(place))
 
-        effects = self.at(place)
-        rows = []
-        for s, site in enumerate(self.sites):
-            for layer in range(effects.shape[2]):
-                estimate = mean_estimate(effects[:, s, layer].numpy(), seed=self.seed)
-                n_restored = int(self.n_restored[s, layer])
-                rows.append(
-                    {"site": site, "layer": layer, "n_restored": n_restored, **estimate.to_json()}
-                )
-        return pd.DataFrame(rows)
+    def by_class(self) -> "pd.DataFrame":
+        """Average indirect effects by site, layer and class of token; see `statistics.by_class`."""
+        return by_class(self)
+
+    def shares(self) -> "pd.DataFrame":
+        """Share of the total effect that early, middle and late layers mediate; see `statistics.shares`."""
+        return shares(self)
+
+    def answer(self) -> Answer:
+        """Are the early MLPs special? In words, with numbers; see `question.answer`."""
+        return answer(self, self.benign)
 
     def frame(self) -> "pd.DataFrame":
-        """Every cell as a row: prompt, site, layer, pos, token, whether it is of the subject, effect."""
+        """Every cell as a row; cells that were not asked for are left out."""
         import pandas as pd
 
+        effect = self.effect
         rows = []
-        for p, (prompt_id, words) in enumerate(zip(self.prompt_ids, self.words, strict=True)):
+        for p, s, layer, pos in (~effect.isnan()).nonzero().tolist():
             start, end = self.subjects[p]
-            for s, site in enumerate(self.sites):
-                for layer in range(self.effect.shape[2]):
-                    rows += [
-                        (prompt_id, site, layer, pos, word, start <= pos < end, effect)
-                        for pos, (word, effect) in enumerate(
-                            zip(words, self.effect[p, s, layer].tolist(), strict=False)
-                        )
-                    ]
-        return pd.DataFrame(
-            rows, columns=["prompt", "site", "layer", "pos", "token", "in_subject", "effect"]
-        )
+            rows.append(
+                {
+                    "prompt": self.prompt_ids[p],
+                    "site": self.sites[s],
+                    "layer": layer,
+                    "n_restored": int(self.n_restored[s, layer]),
+                    "pos": pos,
+                    "token": self.words[p][pos],
+                    "in_subject": start <= pos < end,
+                    "effect": float(effect[p, s, layer, pos]),
+                    "measured": bool(self.exact[p, s, layer, pos]),
+                }
+            )
+        return pd.DataFrame(rows)
 
-    def plot(self) -> "go.Figure":
-        """Heat maps of one prompt's effects, token x layer, one panel per site (see `plots.plot_trace`)."""
-        from tl_toxmem.plots import plot_trace
+    def plot(self, figure: Figure = "tokens", *, prompt: int | None = None) -> "go.Figure":
+        """A figure of the trace.
 
-        return plot_trace(self)
+        Args:
+            figure: `tokens`, the token x layer maps of one prompt; `layers`, the mean effect by layer at two tokens;
+                `classes`, by layer and class of token; `severed`; `shares` of early, middle and late layers; or
+                `robustness`.
+            prompt: for `tokens`, its place in the trace; None: the one that corruption takes most from.
+        """
+        from tl_toxmem import plots
+
+        if figure not in FIGURES:
+            raise ToxmemError(f"unknown figure {figure!r}: choose from {', '.join(FIGURES)}")
+        if figure == "tokens":
+            return plots.plot_trace(self, prompt=prompt)
+        if figure == "robustness":
+            if self.robustness is None:
+                raise ToxmemError("this trace has no robustness card: see check_robustness")
+            return self.robustness.plot()
+        draw = {
+            "layers": plots.plot_layers,
+            "classes": plots.plot_classes,
+            "severed": plots.plot_severed,
+            "shares": plots.plot_shares,
+        }
+        return draw[figure](self)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        write_tensors(Path(path), KIND, tensors, {name: getattr(self, name) for name in _WORDS})
+        meta: dict[str, Any] = {name: getattr(self, name) for name in _WORDS}
+        if self.benign is not None:
+            tensors |= {f"benign.{name}": getattr(self.benign, name) for name in _TENSORS}
+            meta["benign"] = {name: getattr(self.benign, name) for name in _WORDS}
+        if self.robustness is not None:
+            meta["robustness"] = self.robustness.to_json()
+        write_tensors(Path(path), KIND, tensors, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
@@ -178,9 +230,20 @@ class Trace:
             raise ToxmemError(
                 f"{path} is of an earlier tl-toxmem (no {', '.join(lacking)}): trace anew"
             )
-        values: dict[str, Any] = {name: meta[name] for name in _WORDS}
-        for name in ("sites", "metrics", "prompt_ids"):
-            values[name] = tuple(values[name])
-        for name in ("words", "subjects"):
-            values[name] = tuple(tuple(inner) for inner in values[name])
-        return cls(**{**tensors, **values})
+        benign = None
+        if "benign" in meta:
+            others: dict[str, Any] = {name: tensors[f"benign.{name}"] for name in _TENSORS}
+            benign = cls(**others, **_plain_words(meta["benign"]))
+        robustness = Robustness.from_json(meta["robustness"]) if "robustness" in meta else None
+        own: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        return cls(**own, **_plain_words(meta), benign=benign, robustness=robustness)
+
+
+def _plain_words(meta: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are no tensors, with JSON's lists as the tuples that they were."""
+    values = {name: meta[name] for name in _WORDS}
+    for name in ("sites", "metrics", "prompt_ids"):
+        values[name] = tuple(values[name])
+    for name in ("words", "subjects"):
+        values[name] = tuple(tuple(inner) for inner in values[name])
+    return values

@@ -1,0 +1,121 @@
+"""What cannot be traced is refused in one clear error before anything runs."""
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def model(shared, host):
+    return shared(host, torch.float32, "gpt2")
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    from tl_toxmem.trace import causal
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("something was run")
+
+    monkeypatch.setattr(causal, "Group", refuse)
+
+
+def prompt_set(**fields):
+    from tl_toxmem import Prompt, PromptSet
+
+    good = Prompt(prompt="what now", target="!", neutral_target="?", counterfactual="that now")
+    return PromptSet.of([good, Prompt(**{"prompt": "Bob is a", "target": " fool", **fields})])
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "message"),
+    [
+        ({}, {"window": 5}, "window is 5 layers, the model has 4"),
+        ({}, {"max_memory": 1e-4}, r"one cell of prompt '\w+' needs [0-9.e-]+ GB"),
+        ({}, {"corruption": "replace"}, "has no counterfactual"),
+        (
+            {"counterfactual": "Tim was a"},
+            {"corruption": "replace"},
+            r"has 8 tokens \['B', .*its counterfactual 9 \['T', .*give one of as many",
+        ),
+        ({"counterfactual": "Bob is a"}, {"corruption": "replace"}, "is the prompt itself"),
+        ({}, {"metric": "logit_diff"}, "has no neutral_target"),
+        ({"neutral_target": " friend"}, {"metric": "logit_diff"}, "begin with the same token"),
+    ],
+)
+def test_refused_before_anything_runs(model, nothing_runs, fields, settings, message):
+    from tl_toxmem import ToxmemError, causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    with pytest.raises(ToxmemError, match=message):
+        causal_trace(model, prompt_set(**fields), cfg=TraceConfig(**settings))
+
+
+def test_a_subject_that_straddles_tokens_is_told_with_them(tiny_folder, host, nothing_runs):
+    """ "Bo" is one token: the subject "ob" begins inside it."""
+    from conftest import byte_tokenizer
+    from tokenizers import models
+
+    from tl_toxmem import LensModel, Prompt, PromptSet, ToxmemError, causal_trace
+
+    tokenizer = byte_tokenizer()
+    vocab = tokenizer.get_vocab()
+    vocab["Bo"] = vocab.pop("Ā")  # in place of the byte 0
+    tokenizer.backend_tokenizer.model = models.BPE(vocab=vocab, merges=[("B", "o")])
+    model = LensModel.from_pretrained(tiny_folder("gpt2"), tokenizer=tokenizer, host=host)
+    prompts = PromptSet.of([Prompt(prompt="Bob is", target=" x", subject="ob", id="p")])
+    with pytest.raises(ToxmemError, match=r"'p': the subject 'ob' .*\(straddled by \['Bo'\]\)"):
+        causal_trace(model, prompts)
+
+
+def test_no_prompts(model):
+    from tl_toxmem import PromptSet, ToxmemError, causal_trace
+
+    with pytest.raises(ToxmemError, match="the prompt set is empty"):
+        causal_trace(model, PromptSet.of([]))
+
+
+def test_a_subject_that_is_not_there():
+    from pydantic import ValidationError
+
+    from tl_toxmem import Prompt
+
+    with pytest.raises(ValidationError, match="'Rob' is not in the prompt"):
+        Prompt(prompt="Bob is a", target=" fool", subject="Rob")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sites": ["mlp"]}, "resid_pre"),
+        ({"metric": "accuracy"}, "span_log_prob"),
+        ({"corruption": "zero"}, "'replace' or 'mean'"),
+        ({"severed": ["heads"]}, "'mlp' or 'attn'"),
+        ({"sites": []}, "at least 1"),
+    ],
+)
+def test_unknown_settings_name_the_valid_ones(settings, message):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.config import make_config
+
+    with pytest.raises(ToxmemError, match=message):
+        make_config({"model": "m", "out": "o", "trace": settings})
+
+
+def test_unknown_names_of_a_trace(model, tmp_path):
+    from tl_toxmem import ToxmemError, Trace, causal_trace
+    from tl_toxmem.config import TraceConfig
+    from tl_toxmem.files import write_tensors
+
+    trace = causal_trace(model, prompt_set(), cfg=TraceConfig(n_noise=1, parts=False))
+    for call, message in (
+        (lambda: trace.in_metric("logit_diff"), "choose from log_prob, prob, logit, kl"),
+        (trace.answer, "trace.parts = true"),
+        (lambda: trace.plot("robustness"), "check_robustness"),
+    ):
+        with pytest.raises(ToxmemError, match=message):
+            call()
+    write_tensors(tmp_path / "old.safetensors", "trace", {"clean": trace.clean}, {"seed": 0})
+    with pytest.raises(ToxmemError, match=r"earlier tl-toxmem \(no corrupted, .*: trace anew"):
+        Trace.load(tmp_path / "old.safetensors")

@@ -1,0 +1,27 @@
+"""Figures: one plotly function per record. No model code; words shown to people are masked and escaped."""
+
+from tl_toxmem.plots.evaluation import EDITS, plot_evaluation
+from tl_toxmem.plots.scores import plot_k_curve, plot_scores
+from tl_toxmem.plots.style import shown
+from tl_toxmem.plots.trace import (
+    plot_classes,
+    plot_layers,
+    plot_robustness,
+    plot_severed,
+    plot_shares,
+    plot_trace,
+)
+
+__all__ = [
+    "EDITS",
+    "plot_classes",
+    "plot_evaluation",
+    "plot_k_curve",
+    "plot_layers",
+    "plot_robustness",
+    "plot_scores",
+    "plot_severed",
+    "plot_shares",
+    "plot_trace",
+    "shown",
+]

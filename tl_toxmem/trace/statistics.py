@@ -1,0 +1,105 @@
+"""Averages of a trace over prompts, with intervals and tests that count prompts, not tokens or cells."""
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.stats import max_t, mean_estimates, ratio_estimate
+from tl_toxmem.trace.cells import PART_SITES, parts_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tl_toxmem.trace.record import Trace
+
+TokenClass = Literal[
+    "first_subject", "middle_subject", "last_subject", "first_after", "further", "last"
+]
+CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
+
+
+def by_layer(trace: "Trace", effects: Float[Tensor, "prompt site layer"]) -> "pd.DataFrame":
+    """Mean effects by site and layer, with 95 % intervals over prompts.
+
+    Args:
+        trace: what the effects are of.
+        effects: at one token of each prompt; a site that is NaN throughout is left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for s, site in enumerate(trace.sites):
+        if effects[:, s].isnan().all():  # severed sites are restored at the last subject token only
+            continue
+        estimates = mean_estimates(effects[:, s].numpy(), seed=trace.seed)
+        for layer, estimate in enumerate(estimates):
+            place = {"site": site, "layer": layer, "n_restored": int(trace.n_restored[s, layer])}
+            rows.append({**place, **estimate.to_json()})
+    return pd.DataFrame(rows)
+
+
+def classes(trace: "Trace") -> Float[Tensor, "prompt token_class site layer"]:
+    """Effects by class of token (`CLASSES`), mean over a prompt's tokens of a class; NaN where it has none.
+
+    A subject of one token counts as `last_subject`; a prompt that ends with its subject counts its last token as
+    `last_subject` and as `last`.
+    """
+    effect = trace.effect
+    found = torch.full((len(effect), len(CLASSES), *effect.shape[1:3]), torch.nan)
+    for p, (start, end) in enumerate(trace.subjects):
+        last = len(trace.words[p]) - 1
+        members = {
+            "first_subject": range(start, min(start + 1, end - 1)),
+            "middle_subject": range(start + 1, end - 1),
+            "last_subject": range(end - 1, end),
+            "first_after": range(end, min(end + 1, last)),
+            "further": range(end + 1, last),
+            "last": range(last, last + 1),
+        }
+        for c, name in enumerate(CLASSES):
+            if len(members[name]):
+                found[p, c] = effect[p, :, :, list(members[name])].mean(-1)
+    return found
+
+
+def by_class(trace: "Trace") -> "pd.DataFrame":
+    """Average indirect effects by site, layer and class of token.
+
+    With 95 % intervals over prompts and, for each site, a max-T test over all its layers and classes: `t`, and `p`
+    corrected for looking at all of them (see `stats.max_t`).
+    """
+    import pandas as pd
+
+    effects = classes(trace)
+    n_layers = effects.shape[3]
+    rows = []
+    for s, site in enumerate(trace.sites):
+        grid = effects[:, :, s].flatten(1).numpy()
+        t, p = max_t(grid, seed=trace.seed)
+        for i, estimate in enumerate(mean_estimates(grid, seed=trace.seed)):
+            c, layer = divmod(i, n_layers)
+            if estimate.n:
+                place = {"site": site, "layer": layer, "token_class": CLASSES[c]}
+                place["n_restored"] = int(trace.n_restored[s, layer])
+                rows.append({**place, **estimate.to_json(), "t": t[i], "p": p[i]})
+    return pd.DataFrame(rows)
+
+
+def shares(trace: "Trace") -> "pd.DataFrame":
+    """Mean effect over mean total effect of the early, middle and late thirds of the layers, and of all of them.
+
+    Each is restored as a whole, at all tokens from the first corrupted one on. Shares need not add up to one: what one
+    third gives back, another may give back too. With 95 % intervals over prompts.
+    """
+    import pandas as pd
+
+    rows = []
+    total = trace.total_effect.numpy()
+    for s, site in enumerate(PART_SITES):
+        for i, (part, layers) in enumerate(parts_of(trace.restored.shape[3]).items()):
+            share = ratio_estimate(trace.part_effect[:, s, i].numpy(), total, seed=trace.seed)
+            places = {"first_layer": layers.start, "last_layer": layers.stop - 1}
+            rows.append({"site": site, "part": part, **places, **share.to_json()})
+    return pd.DataFrame(rows)
