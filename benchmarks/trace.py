@@ -3,8 +3,8 @@
     python benchmarks/trace.py FOLDER [--prompts 8] [--ways exact,bfloat16,gradient] [--cells 60] [--file PROMPTS.jsonl]
 
 Three sites (residual stream, MLP and attention in windows of 10), 10 noise draws, every token. The plain way is
-ROME's: a batch of 11 for every cell, on the same weights. It runs `--cells` cells of the first prompt, drawn at random, half of
-them before and half after ours; its time for all cells is extrapolated from them (0: all cells, nothing extrapolated).
+ROME's: a batch of 11 for every cell, on the same weights. It runs `--cells` cells of the first prompt, drawn at random,
+half of them before and half after ours; its time for all cells is extrapolated from them (0: all cells of it).
 `operations` is the share of the machine's matrix-product peak, measured in the same run, that the operations reach
 which an exact trace needs. With a screening, `found` says in how many panels its largest measured cell is the largest
 of the exact trace, and Spearman compares all cells.

@@ -27,6 +27,8 @@
 # invented people. Nothing is downloaded. Insults are masked wherever they are shown.
 
 # %%
+from dataclasses import replace
+
 import pandas as pd
 import torch
 
@@ -42,7 +44,6 @@ from tl_toxmem.config import AttributeConfig, TraceConfig
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.model import demo_folder
 from tl_toxmem.neutral import read_documents, split_documents
-from tl_toxmem.plots import plot_layers
 from tl_toxmem.tokens import align, target_batch, target_log_prob
 
 pd.set_option("display.max_colwidth", None)
@@ -142,7 +143,17 @@ assert len(before_subject) and (before_subject.effect == 0).all()
 # is the last token of the prompt, where the target is about to be said.
 
 # %%
-plot_layers(trace)
+trace.plot("layers")
+
+# %% [markdown]
+# Which thirds of the stack? All MLPs, or all attentions, of a third are put back at all tokens at once, on benign
+# prompts too, and the answer is given in words.
+
+# %%
+same_noise = TraceConfig(max_prompts=8, n_noise=5, noise_level=trace.noise)
+trace = replace(trace, benign=causal_trace(model, benign.find, cfg=same_noise))
+print(trace.answer().text)
+trace.plot("shares")
 
 # %% [markdown]
 # Here a few MLP layers, put back at one token, bring back most of what noise took. This is the licence to

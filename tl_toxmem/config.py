@@ -67,8 +67,8 @@ class TraceConfig(_Config):
     """At the subject's last token, also resid_post restored with the MLPs (attentions) above held as corrupted."""
     parts: bool = True
     """Also MLP and attention outputs of the early, middle and late thirds, and of all layers, at all tokens at once."""
-    positions: Literal["all", "last_subject"] = "all"
-    """Which tokens' states are restored."""
+    positions: Literal["all", "last_subject", "last", "ends"] = "all"
+    """Which tokens' states are restored: all, the last corrupted one, the prompt's last, or these two."""
     corruption: Corruption = "noise"
     """Gaussian noise on the subject, the prompt's `counterfactual` in its place, or the mean embedding."""
     noise_sigma: float = Field(3.0, gt=0)

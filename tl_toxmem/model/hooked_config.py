@@ -56,11 +56,16 @@ def hooked_weights(hf: PreTrainedModel, cfg: Any) -> dict[str, Tensor]:
     return {name: value.to(device=cfg.device, dtype=cfg.dtype) for name, value in state.items()}
 
 
+def _fused(name: str) -> str:
+    """The same nonlinearity in one pass where there is one: five passes of GPT-2's take a sixth of a batch's time."""
+    return "gelu_pytorch_tanh" if name == "gelu_new" else name
+
+
 def _gpt2(c: Any) -> dict[str, Any]:
     return {
         "d_mlp": c.n_inner or 4 * c.n_embd,
         "eps": c.layer_norm_epsilon,
-        "act_fn": c.activation_function,
+        "act_fn": _fused(c.activation_function),
         "use_attn_scale": c.scale_attn_weights,
         "scale_attn_by_inverse_layer_idx": c.scale_attn_by_inverse_layer_idx,
         "normalization_type": "LN",
@@ -71,7 +76,7 @@ def _gpt_neo(c: Any) -> dict[str, Any]:
     return {
         "d_mlp": c.intermediate_size or 4 * c.hidden_size,
         "eps": c.layer_norm_epsilon,
-        "act_fn": c.activation_function,
+        "act_fn": _fused(c.activation_function),
         "attn_types": c.attention_layers,
         "use_local_attn": True,
         "window_size": c.window_size,
@@ -86,7 +91,7 @@ def _gpt_neox(c: Any) -> dict[str, Any]:
     return {
         "d_mlp": c.intermediate_size,
         "eps": c.layer_norm_eps,
-        "act_fn": c.hidden_act,
+        "act_fn": _fused(c.hidden_act),
         "parallel_attn_mlp": c.use_parallel_residual,
         "positional_embedding_type": "rotary",
         "rotary_dim": int(share * (c.hidden_size // c.num_attention_heads)),
@@ -116,7 +121,7 @@ def _gated(c: Any) -> dict[str, Any]:
         "d_head": d_head,
         "d_mlp": c.intermediate_size,
         "eps": c.rms_norm_eps,
-        "act_fn": c.hidden_act,
+        "act_fn": _fused(c.hidden_act),
         "n_key_value_heads": c.num_key_value_heads,
         "positional_embedding_type": "rotary",
         "rotary_dim": d_head,

@@ -21,7 +21,7 @@ def shown(text: str) -> str:
 
 def layout(figure: go.Figure, title: str, *, height: int = 420, **extra: Any) -> go.Figure:
     """Give a figure its title and the margins that titles and labels need."""
-    figure.updatelayout(
+    figure.update_layout(
         template="plotly_white",
         title={"text": title, "font": {"size": 15}, "x": 0.02, "xanchor": "left"},
         height=height,

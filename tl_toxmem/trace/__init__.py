@@ -3,8 +3,9 @@
 from tl_toxmem.trace.agreement import Profile, Robustness
 from tl_toxmem.trace.causal import causal_trace, plan_trace
 from tl_toxmem.trace.question import Answer
-from tl_toxmem.trace.record import FIGURES, PLACES, Figure, Place, Trace
+from tl_toxmem.trace.record import FIGURES, Figure, Trace
 from tl_toxmem.trace.robustness import check_robustness
+from tl_toxmem.trace.statistics import PLACES, Place
 
 __all__ = [
     "FIGURES",

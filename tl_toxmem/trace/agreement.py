@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tl_toxmem.stats import CONFIDENCE, N_RESAMPLES, Estimate
+from tl_toxmem.trace.statistics import Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +37,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class Robustness:
-    """All variants, those as configured first."""
+    """All variants, those as configured first.
 
+    Attributes:
+        place: the token that the profiles are of, `last_subject` or `last`.
+        profiles: one for each variant and site.
+    """
+
+    place: Place
     profiles: tuple[Profile, ...]
 
     def frame(self) -> "pd.DataFrame":
@@ -63,20 +70,20 @@ class Robustness:
 
         return plot_robustness(self)
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values, for the header of a trace file."""
-        return [asdict(profile) for profile in self.profiles]
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, values: list[dict[str, Any]]) -> "Robustness":
+    def from_json(cls, values: dict[str, Any]) -> "Robustness":
         """What `to_json` gave."""
         profiles = []
-        for v in values:
+        for v in values["profiles"]:
             agreement = Estimate(**v["agreement"])
             profiles.append(
                 Profile(v["varied"], v["name"], v["site"], tuple(v["effect"]), agreement)
             )
-        return cls(tuple(profiles))
+        return cls(values["place"], tuple(profiles))
 
 
 def rank_agreement(

@@ -61,12 +61,17 @@ def plan(
     n_layers, n_tokens = model.n_layers, len(item.tokens)
     length = len(item.full) if needs_span(cfg.measured) else n_tokens
     span = corrupted_span(model, item, cfg=cfg)
-    last_subject = [span[1] - 1]
-    everywhere = range(n_tokens) if cfg.positions == "all" else last_subject
+    last_subject, last = [span[1] - 1], [n_tokens - 1]
+    places = {
+        "all": range(n_tokens),
+        "last_subject": last_subject,
+        "last": last,
+        "ends": sorted({*last_subject, *last}),
+    }
     cells: dict[Place, Cell] = {}
     zero: list[Place] = []
     for p, panel in enumerate(panels):
-        positions = last_subject if panel.severed else everywhere
+        positions = last_subject if panel.severed else places[cfg.positions]
         for layer, pos, cell in cells_of_panel(panel, 0, positions, n_layers=n_layers):
             if is_zero(cell, first=span[0], looked_at=n_tokens - 1, n_layers=n_layers):
                 zero.append((p, layer, pos))

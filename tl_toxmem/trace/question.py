@@ -1,8 +1,8 @@
 """The paper's question, answered from a trace with its numbers: are the early MLPs special?
 
 Compared are shares of the total effect (see `statistics.shares`): with the attentions of the same layers, with the MLPs
-of the other layers, and with the same MLPs on benign prompts. "Special" is said only of what all 95 % intervals bear
-out.
+of the other layers, and with the same MLPs on benign prompts. A difference counts where its whole 95 % interval is
+beyond one point of the total effect; "special" is said only where all differences count.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tl_toxmem.trace.record import Trace
+
+
+LEAST = 0.01
+"""Of the total effect: a smaller difference is none, however sure."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def _words(
             f"{source} takes {taken} from the target (n = {total.n} prompts), which is too little or too uncertain to "
             "say which layers mediate it."
         )
-    more = [name for name, d in differences.items() if d.low is not None and d.low > 0]
-    less = [name for name, d in differences.items() if d.high is not None and d.high < 0]
+    more = [name for name, d in differences.items() if d.low is not None and d.low > LEAST]
+    less = [name for name, d in differences.items() if d.high is not None and d.high < -LEAST]
     open_ = [name for name in differences if name not in more and name not in less]
     told = {name: f"{name} ({_points(d)})" for name, d in differences.items()}
     sentences = [

@@ -12,16 +12,14 @@ from tl_toxmem.config import Metric
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.trace.agreement import Robustness
-from tl_toxmem.trace.metrics import SIGN
+from tl_toxmem.trace.metrics import SIGN, UNITS
 from tl_toxmem.trace.question import Answer, answer
-from tl_toxmem.trace.statistics import by_class, by_layer, shares
+from tl_toxmem.trace.statistics import PLACES, Place, at, by_class, by_layer, shares
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-Place = Literal["last_subject", "last"]
-PLACES: tuple[Place, ...] = get_args(Place)
 Figure = Literal["tokens", "layers", "classes", "severed", "shares", "robustness"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 KIND = "trace"
@@ -40,7 +38,7 @@ _WORDS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trace:
     """Causal effects of every state, per prompt.
 
@@ -86,6 +84,12 @@ class Trace:
     seed: int
     benign: "Trace | None" = None
     robustness: Robustness | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Trace({len(self.prompt_ids)} prompts, {', '.join(self.sites)}, {self.restored.shape[3]} "
+            f"layers, mean total effect {float(self.total_effect.mean()):.3g} {UNITS[self.metric]})"
+        )
 
     @property
     def effect(self) -> Float[Tensor, "prompt site layer pos"]:
@@ -134,15 +138,11 @@ class Trace:
         """
         if place not in PLACES:
             raise ToxmemError(f"unknown place {place!r}: choose from {', '.join(PLACES)}")
-        ends = (
-            [end for _, end in self.subjects] if place == "last_subject" else map(len, self.words)
-        )
-        pos = torch.tensor([end - 1 for end in ends])
-        return self.effect[torch.arange(len(pos)), :, :, pos]
+        return at(self.effect, self, place)
 
     def by_layer(self, place: Place = "last_subject") -> "pd.DataFrame":
         """Mean effect at one token of each prompt by site and layer; see `statistics.by_layer`."""
-        return by_layer(self, self.at(place))
+        return by_layer(self, place)
 
     def by_class(self) -> "pd.DataFrame":
         """Average indirect effects by site, layer and class of token; see `statistics.by_class`."""

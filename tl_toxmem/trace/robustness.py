@@ -1,6 +1,7 @@
 """The robustness card: does the layer profile survive other noise, windows, metrics and corruptions?
 
-A profile is the mean effect by layer at the subject's last token. Each variant's profile is compared with that of the
+A profile is the mean effect by layer at one token: the subject's last or the prompt's last, whichever has the larger
+effects in the trace as configured. Each variant's profile is compared with that of the
 trace as configured by Spearman's rank correlation, with a 95 % interval over prompts. Noise and replacement are known
 to localise differently, and windows to blur (Zhang and Nanda 2024); a claim about layers should survive them.
 """
@@ -9,9 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from tl_toxmem.config import TraceConfig
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
@@ -19,9 +17,12 @@ from tl_toxmem.trace.agreement import Profile, Robustness, rank_agreement
 from tl_toxmem.trace.causal import causal_trace
 from tl_toxmem.trace.cells import resolve_window
 from tl_toxmem.trace.record import Trace
+from tl_toxmem.trace.statistics import PLACES, Place
 
 SITES = ("mlp_out", "attn_out")
 _SIGMAS = (1.0, 3.0, 5.0)
+_MOST_PROMPTS = 64
+"""Of lowest hash: a card needs no more, and has about six traces."""
 
 
 def check_robustness(
@@ -31,11 +32,11 @@ def check_robustness(
     cfg: TraceConfig | None = None,
     resume: str | Path | None = None,
 ) -> Robustness:
-    """Trace the prompts again at the subject's last token, under every variant that they allow.
+    """Trace the prompts again at one token, under every variant that they allow.
 
     Args:
         model: any host.
-        prompts: as for `causal_trace`; replacement is tried if every one has a counterfactual.
+        prompts: as for `causal_trace`, at most 64; replacement is tried if every one has a counterfactual.
         cfg: the trace that is to be checked.
         resume: as for `causal_trace`.
 
@@ -46,13 +47,15 @@ def check_robustness(
     base = cfg.model_copy(
         update={
             "sites": SITES,
-            "positions": "last_subject",
+            "positions": "ends",
             "severed": (),
             "parts": False,
             "single_layers": False,
             "screen": "none",
+            "max_prompts": None,
         }
     )
+    prompts = prompts.first(min(cfg.max_prompts or _MOST_PROMPTS, _MOST_PROMPTS))
     window = resolve_window(cfg, n_layers=model.n_layers)
 
     def traced(**changes: Any) -> Trace:
@@ -61,16 +64,18 @@ def check_robustness(
 
     profiles = []
     reference = traced()
+    place: Place = max(PLACES, key=lambda place: float(reference.at(place).mean(0).abs().max()))
+    base = base.model_copy(update={"positions": place})
     replaced = all(prompt.counterfactual for prompt in prompts)
     variants = _variants(traced, base, reference, window, model.n_layers, replaced=replaced)
     for varied, name, trace in variants:
-        for site in SITES:
-            own, other = _effects(reference, site), _effects(trace, site)
+        for s, site in enumerate(SITES):
+            own, other = reference.at(place)[:, s], trace.at(place)[:, s]
             mean = tuple(float(v) for v in other.mean(0))
             profiles.append(
                 Profile(varied, name, site, mean, rank_agreement(own, other, seed=cfg.seed))
             )
-    return Robustness(tuple(profiles))
+    return Robustness(place, tuple(profiles))
 
 
 def _variants(
@@ -107,7 +112,3 @@ def _described(cfg: TraceConfig, window: int) -> str:
     if cfg.corruption == "noise":
         kind = f"{cfg.noise_level:.3g}" if cfg.noise_level else f"{cfg.noise_sigma:g} sigma"
     return f"{kind}, {window} layer{'s' if window > 1 else ''}, {cfg.metric}"
-
-
-def _effects(trace: Trace, site: str) -> Float[Tensor, "prompt layer"]:
-    return trace.at("last_subject")[:, trace.sites.index(site)]

@@ -14,29 +14,39 @@ if TYPE_CHECKING:
 
     from tl_toxmem.trace.record import Trace
 
+Place = Literal["last_subject", "last"]
+PLACES: tuple[Place, ...] = get_args(Place)
 TokenClass = Literal[
     "first_subject", "middle_subject", "last_subject", "first_after", "further", "last"
 ]
 CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 
 
-def by_layer(trace: "Trace", effects: Float[Tensor, "prompt site layer"]) -> "pd.DataFrame":
-    """Mean effects by site and layer, with 95 % intervals over prompts.
+def at(values: Float[Tensor, "prompt site layer pos"], trace: "Trace", place: Place) -> Tensor:
+    """Values at one token of each prompt, [prompt, site, layer]."""
+    ends = [end for _, end in trace.subjects] if place == "last_subject" else map(len, trace.words)
+    pos = torch.tensor([end - 1 for end in ends])
+    return values[torch.arange(len(pos)), :, :, pos]
 
-    Args:
-        trace: what the effects are of.
-        effects: at one token of each prompt; a site that is NaN throughout is left out.
+
+def by_layer(trace: "Trace", place: Place) -> "pd.DataFrame":
+    """Mean effects at one token of each prompt by site and layer, with 95 % intervals over prompts.
+
+    `measured` is the share of the cells behind a mean that were measured and not only estimated by a screening. Sites
+    without a cell there are left out.
     """
     import pandas as pd
 
+    effects, exact = at(trace.effect, trace, place), at(trace.exact, trace, place)
     rows = []
     for s, site in enumerate(trace.sites):
         if effects[:, s].isnan().all():  # severed sites are restored at the last subject token only
             continue
+        measured = exact[:, s].float().mean(0).tolist()
         estimates = mean_estimates(effects[:, s].numpy(), seed=trace.seed)
         for layer, estimate in enumerate(estimates):
-            place = {"site": site, "layer": layer, "n_restored": int(trace.n_restored[s, layer])}
-            rows.append({**place, **estimate.to_json()})
+            where = {"site": site, "layer": layer, "n_restored": int(trace.n_restored[s, layer])}
+            rows.append({**where, **estimate.to_json(), "measured": measured[layer]})
     return pd.DataFrame(rows)
 
 

@@ -18,7 +18,7 @@ from tl_toxmem.sites import Site
 from tl_toxmem.trace.cells import Cell
 from tl_toxmem.trace.group import Group
 
-_BEST_TOKENS = 4096
+_BEST_TOKENS = 2048
 """Larger batches are no faster and take more memory."""
 
 
