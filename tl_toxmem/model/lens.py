@@ -29,6 +29,7 @@ from tl_toxmem.model.load import (
     vocabulary_size,
 )
 from tl_toxmem.model.running import Host, Runner
+from tl_toxmem.model.shell import shell
 from tl_toxmem.precision import precision_name
 from tl_toxmem.sites import Architecture, architecture
 
@@ -332,17 +333,18 @@ class LensModel(Runner):
         return float((found - expected)[mask.bool()].abs().max())
 
     def in_precision(self, dtype: torch.dtype) -> "LensModel":
-        """A copy on the same kind of host in more precision, from the same checkpoint, to see past rounding.
+        """A copy on the same kind of host: in more precision, to see past rounding, or in less, to be fast.
 
         Raises:
             ToxmemError: see `clean_hf`.
         """
-        # Anew from the files where they are at hand: this model may be in less precision than they are.
         found = self.source
-        if found is None:
+        if dtype.itemsize < self.dtype.itemsize:
+            hf = _narrowed(self.clean_hf(), dtype)
+        elif found is None:
             wider: Any = copy.deepcopy(self.clean_hf())
-            hf: PreTrainedModel = wider.to(dtype)
-        else:
+            hf = wider.to(dtype)
+        else:  # from the files: this model may be in less precision than they are
             hf = load_hf(found, dtype=dtype, device=str(self.device))
         return LensModel._on(
             self.host.kind,
@@ -405,3 +407,14 @@ def _probe(d_vocab: int, n_ctx: int, device: torch.device) -> tuple[Tensor, Tens
     mask = torch.ones_like(tokens)
     mask[1, : width // 2] = 0
     return tokens.to(device), mask.to(device)
+
+
+def _narrowed(hf: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy in less precision, from memory: a mapped file that is read again would be resident twice."""
+    made: dict[int, Tensor] = {}
+    state = {}
+    for name, value in hf.state_dict().items():
+        if value.data_ptr() not in made:
+            made[value.data_ptr()] = value.to(dtype) if value.is_floating_point() else value
+        state[name] = made[value.data_ptr()]
+    return shell(hf, state=state, buffers=dict(hf.named_buffers()))

@@ -22,8 +22,8 @@ TokenClass = Literal[
 CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 
 
-def at(values: Float[Tensor, "prompt site layer pos"], trace: "Trace", place: Place) -> Tensor:
-    """Values at one token of each prompt, [prompt, site, layer]."""
+def at(values: Tensor, trace: "Trace", place: Place) -> Tensor:
+    """Values [prompt, site, layer, pos] at one token of each prompt, [prompt, site, layer]."""
     ends = [end for _, end in trace.subjects] if place == "last_subject" else map(len, trace.words)
     pos = torch.tensor([end - 1 for end in ends])
     return values[torch.arange(len(pos)), :, :, pos]
