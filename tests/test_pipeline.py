@@ -142,6 +142,40 @@ def test_other_weights_or_versions_under_a_begun_run_are_refused(tmp_path):
         run(config(out, **changes), until="trace")
 
 
+def test_a_trace_killed_between_prompts_goes_on(finished, tmp_path, monkeypatch):
+    """What was traced is kept beside the artefact until that is whole, and is not traced again."""
+    import torch
+
+    from tl_toxmem import Trace, run
+    from tl_toxmem.trace import causal
+    from tl_toxmem.trace.results import Kept
+
+    monkeypatch.setattr(causal, "_MOST_PROMPTS", 1)
+    out, added, plain = tmp_path / "killed", [], Kept.add
+
+    def add(self, item, result):
+        plain(self, item, result)
+        added.append(item.prompt.id)
+        if len(added) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(out), until="trace")
+    assert len(list((out / "2_trace.parts").iterdir())) == 1
+    assert not (out / "2_trace.safetensors").exists()
+    run(config(out), until="trace")
+    toxic, benign = (
+        Trace.load(finished / "2_trace.safetensors").prompt_ids,
+        Trace.load(finished / "2_trace.safetensors").benign.prompt_ids,
+    )
+    assert added[: len(toxic) + len(benign)] == [*toxic, *benign]
+    assert not (out / "2_trace.parts").exists()
+    found, expected = (Trace.load(p / "2_trace.safetensors") for p in (out, finished))
+    assert torch.allclose(found.effect.nan_to_num(7), expected.effect.nan_to_num(7), atol=1e-4)
+    assert found.robustness.place == expected.robustness.place
+
+
 def test_another_configuration_is_refused(finished):
     from tl_toxmem import ToxmemError, run
 
