@@ -88,12 +88,14 @@ def brute(model, hf, item, cfg, site, layers, positions):
     return plain.run([(site, layer, positions) for layer in layers])
 
 
-@pytest.fixture
-def gpt2_pair(shared, tiny_folder, host):
+@pytest.fixture(params=["gpt2", "llama", "gpt_neox"])
+def pair(request, shared, tiny_folder, host):
+    """A model on a host, and the same in plain transformers."""
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2"), dtype=torch.float64).eval()
-    return shared(host, torch.float64, "gpt2"), hf
+    folder = tiny_folder(request.param)
+    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    return shared(host, torch.float64, request.param), hf
 
 
 @pytest.fixture
@@ -119,13 +121,13 @@ def rich_prompts():
 
 
 @pytest.mark.parametrize("corruption", ["noise", "replace", "mean"])
-def test_every_metric_under_every_corruption(gpt2_pair, rich_prompts, corruption):
+def test_every_metric_under_every_corruption(pair, rich_prompts, corruption):
     from tl_toxmem import causal_trace
     from tl_toxmem.config import TraceConfig
     from tl_toxmem.tokens import align
     from tl_toxmem.trace.metrics import METRICS
 
-    model, hf = gpt2_pair
+    model, hf = pair
     cfg = TraceConfig(
         corruption=corruption, noise_level=0.5, n_noise=3, window=2, metrics=METRICS, severed=()
     )
@@ -172,24 +174,96 @@ def test_every_metric_under_every_corruption(gpt2_pair, rich_prompts, corruption
         assert float(total) == pytest.approx(float(trace.corrupted[3, p]), abs=1e-5)
 
 
-def test_replaced_tokens_are_the_corrupted_span(shared, host, rich_prompts):
-    from tl_toxmem import causal_trace
+def test_the_subject_stays_the_subject_under_replacement(shared, host):
+    """Classes of tokens go by it; without one, it is what the counterfactual changes."""
+    from tl_toxmem import Prompt, PromptSet, causal_trace
     from tl_toxmem.config import TraceConfig
 
     model = shared(host, torch.float64, "gpt2")
-    trace = causal_trace(model, rich_prompts, cfg=TraceConfig(corruption="replace"))
-    assert trace.subjects == ((0, 3), (len("the town of "), len("the town of Ulm")))
-    assert (trace.effect[1, :, :, : len("the town of ")].nan_to_num() == 0).all()
+    prompts = PromptSet.of(
+        [
+            Prompt(
+                prompt="so Bob Roy is",
+                target="x",
+                subject="Bob Roy",
+                counterfactual="so Tim Roy is",
+            ),
+            Prompt(prompt="so Bob Roy is", target="x", counterfactual="so Tim Roy is", id="none"),
+        ]
+    )
+    trace = causal_trace(model, prompts, cfg=TraceConfig(corruption="replace"))
+    assert trace.subjects == ((3, 10), (3, 6))
+    assert trace.n_noise == 1
+    assert (trace.effect[:, :, :, :3].nan_to_num() == 0).all()
+    assert torch.equal(trace.parts[:, 0], trace.parts[:, 1])
 
 
-def test_agrees_with_transformer_lens_patching(shared, host):
+def test_the_mean_embedding_and_the_noise_level(shared, tiny_folder, host, prompts):
+    """Against the embedding matrix of plain transformers."""
+    from transformers import AutoModelForCausalLM
+
+    from tl_toxmem.config import TraceConfig
+    from tl_toxmem.corrupt import corrupted_embeddings, level_of
+    from tl_toxmem.tokens import align
+
+    model = shared(host, torch.float32, "gpt2")
+    matrix = AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2")).transformer.wte.weight.data
+    items = align(model, prompts)
+    subjects = torch.tensor([t for i in items for t in i.tokens[slice(*i.subject)]])
+    level = level_of(model, items, cfg=TraceConfig(noise_sigma=2))
+    assert level == pytest.approx(2 * float(matrix[subjects].std(correction=0)), rel=1e-5)
+    found = corrupted_embeddings(model, items[1], cfg=TraceConfig(corruption="mean"), level=0.0)
+    start, end = items[1].subject
+    assert torch.allclose(found[0, start:end], matrix.mean(0).expand(end - start, -1), atol=1e-6)
+    clean = matrix[torch.tensor(items[1].tokens)]
+    assert torch.equal(found[0, :start], clean[:start])
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_models_of_few_layers(host, n_layers, prompts):
+    from conftest import byte_tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tl_toxmem import LensModel, causal_trace
+
+    torch.manual_seed(0)
+    small = {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256}
+    hf = GPT2LMHeadModel(GPT2Config(n_layer=n_layers, n_embd=32, n_head=4, n_positions=32, **small))
+    model = LensModel.from_pretrained(hf.eval(), tokenizer=byte_tokenizer(), host=host)
+    trace = causal_trace(model, prompts)
+    assert trace.parts.isfinite().all()
+    assert len(trace.shares()) == 8
+
+
+def test_a_long_prompt_beside_a_short_one_in_little_memory(shared, host):
+    """What fits alone fits in company: groups are by padded size."""
+    from tl_toxmem import Prompt, PromptSet, causal_trace
+    from tl_toxmem.config import TraceConfig
+    from tl_toxmem.trace import plan_trace
+    from tl_toxmem.trace.plan import batch_bytes, state_bytes
+
+    model = shared(host, torch.float32, "gpt2")
+    texts = ("a long prompt of many letters, so it is", "b")
+    prompts = PromptSet.of(Prompt(prompt=t, target="x") for t in texts)
+    cfg = TraceConfig(n_noise=2)
+    needs = [
+        state_bytes(model, [p], cfg) + batch_bytes(model, [p], cfg)
+        for p in plan_trace(model, prompts, cfg=cfg)
+    ]
+    tight = cfg.model_copy(update={"max_memory": 1.0001 * max(needs) / 1e9})
+    whole, little = (causal_trace(model, prompts, cfg=c) for c in (cfg, tight))
+    assert torch.allclose(little.effect.nan_to_num(), whole.effect.nan_to_num(), atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "gpt_neox"])
+def test_agrees_with_transformer_lens_patching(shared, host, arch):
     """Its own sweeps, on tokens of equal length, for every site it has."""
     from transformer_lens import patching
 
     from tl_toxmem import Prompt, PromptSet, causal_trace
     from tl_toxmem.config import TraceConfig
 
-    model = shared(host, torch.float64, "gpt2")
+    model = shared(host, torch.float64, arch)
     prompts = PromptSet.of([Prompt(prompt="Bob is a", target="x", counterfactual="Tim is a")])
     sites = ("resid_pre", "mlp_out", "attn_out")
     cfg = TraceConfig(corruption="replace", sites=sites, window=1, severed=(), parts=False)

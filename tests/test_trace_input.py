@@ -69,6 +69,44 @@ def test_a_subject_that_straddles_tokens_is_told_with_them(tiny_folder, host, no
         causal_trace(model, prompts)
 
 
+def test_a_target_without_tokens(tiny_folder, host, nothing_runs):
+    from conftest import byte_tokenizer
+    from tokenizers import normalizers
+
+    from tl_toxmem import LensModel, Prompt, PromptSet, ToxmemError, causal_trace
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
+    model = LensModel.from_pretrained(tiny_folder("gpt2"), tokenizer=tokenizer, host=host)
+    for fields, message in (
+        ({"target": "~"}, "the target has no tokens"),
+        ({"target": "x", "subject": "~"}, "the subject '~' has no tokens"),
+    ):
+        with pytest.raises(ToxmemError, match=message):
+            causal_trace(model, PromptSet.of([Prompt(prompt="Bob ~ is", **fields)]))
+
+
+def test_counterfactuals_for_the_card_are_checked_first(model, nothing_runs):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.trace import check_robustness
+
+    with pytest.raises(ToxmemError, match="give one of as many tokens"):
+        check_robustness(model, prompt_set(counterfactual="Tim was a"))
+
+
+def test_places_that_were_not_traced(model):
+    """Figures and frames leave out what was not asked for."""
+    from tl_toxmem import causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    cfg = TraceConfig(n_noise=1, positions="last_subject")
+    prompts = prompt_set(subject="Bob").prompts[1:]
+    trace = causal_trace(model, type(prompt_set())(prompts), cfg=cfg)
+    assert not len(trace.by_layer("last"))
+    for figure in ("tokens", "layers", "classes", "severed", "shares"):
+        assert trace.plot(figure).data
+
+
 def test_no_prompts(model):
     from tl_toxmem import PromptSet, ToxmemError, causal_trace
 
@@ -113,6 +151,9 @@ def test_unknown_names_of_a_trace(model, tmp_path):
         (lambda: trace.in_metric("logit_diff"), "choose from log_prob, prob, logit, kl"),
         (trace.answer, "trace.parts = true"),
         (lambda: trace.plot("robustness"), "check_robustness"),
+        (lambda: trace.plot("shares"), "no data for 'shares': trace with trace.parts"),
+        (lambda: trace.plot(prompt=2), "there is no prompt 2: this trace has 0 to 1"),
+        (lambda: causal_trace(model, prompt_set(), resume=__file__), "is a file"),
     ):
         with pytest.raises(ToxmemError, match=message):
             call()

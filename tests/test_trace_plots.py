@@ -38,7 +38,7 @@ def test_token_maps(trace):
     assert axis.cmax == -axis.cmin == pytest.approx(float(trace.effect[3, :5].abs().max()))
     assert "nats" in axis.colorbar.title.text
     assert list(figure.data[0].y)[:2] == ["0: a", "1: b *"]
-    assert "total effect 2.00 nats of log-probability" in text_of(figure)
+    assert "prompt p3 (total effect 2 nats of log-probability" in text_of(figure)
     assert "MLP output<br>(3 layers)" in text_of(figure)
     assert "MLP output<br>(1 layer)" in text_of(figure)
 
@@ -48,7 +48,7 @@ def test_estimated_cells_say_so(trace):
     exact[:, 1, 0] = False
     screened = replace(trace, exact=exact)
     drawn = screened.plot("tokens", prompt=0).data[1]
-    assert list(drawn.text[0][:2]) == ["estimated", "measured"]
+    assert list(drawn.text[0][:2]) == ["3 restored, estimated", "3 restored, measured"]
     assert "estimated only" not in text_of(trace.plot("layers"))
     assert "of cells estimated only" in text_of(screened.plot("layers"))
     frame = screened.by_layer().set_index(["site", "layer"])

@@ -32,11 +32,37 @@ def test_the_highest_cells_are_measured(shared, host, arch, prompts, screen):
         zero = possible.clone()
         zero[:, start:] = False
         measured = known[0, s] & possible & ~zero
-        # The last layer's output before the last token is known to be zero.
-        assert 3 <= int(measured.sum()) <= 3 + len(exact.words[0])
+        # The last layer's output before the last token is known to be zero; severed cells have theirs beside them.
+        beside = exact.restored.shape[3] if site == "resid_post" else 0
+        assert 3 <= int(measured.sum()) <= 3 + len(exact.words[0]) + beside
         rest = screened.effect[0, s][possible & ~known[0, s]]
         assert rest.numel()
         assert rest.isfinite().all()
+
+
+def test_screened_by_what_restoring_lowers(shared, host, prompts):
+    """KL: the cells that lower it most are measured."""
+    exact, screened = both(
+        shared(host, torch.float32, "gpt2"), prompts, screen="bfloat16", verify_top=1, metric="kl"
+    )
+    own = exact.in_metric("kl").effect
+    for p in range(len(exact.words)):
+        for s in range(5):
+            best = int(own[p, s].nan_to_num(-1).argmax())
+            assert screened.exact[p, s].flatten()[best]
+
+
+def test_a_copy_in_bfloat16_must_be_the_same_model(shared, host, prompts):
+    from tl_toxmem import Deletion, NeuronSet, ToxmemError, causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    cfg = TraceConfig(screen="bfloat16")
+    model = shared(host, torch.float32, "gpt2")
+    edit = Deletion.zero(NeuronSet(((0, 0),), 4, 128))
+    with edit.applied(model), pytest.raises(ToxmemError, match="without the hooks"):
+        causal_trace(model, prompts, cfg=cfg)
+    with pytest.raises(ToxmemError, match="gains nothing"):
+        causal_trace(shared(host, torch.bfloat16, "gpt2"), prompts, cfg=cfg)
 
 
 def test_bfloat16_estimates_every_metric(shared, host, prompts):

@@ -43,7 +43,7 @@ def test_classes_of_tokens():
     from tl_toxmem.trace.statistics import CLASSES, classes
 
     effects = torch.arange(8.0).expand(1, 1, N_LAYERS, 8)
-    found = classes(made(effects))[0, :, 0, 0]
+    found = classes(made(effects), effects)[0, :, 0, 0]
     assert dict(zip(CLASSES, found.tolist(), strict=True)) == {
         "first_subject": 1.0,
         "middle_subject": 2.0,
@@ -52,10 +52,10 @@ def test_classes_of_tokens():
         "further": 5.5,
         "last": 7.0,
     }
-    one = classes(made(effects, spans=((2, 3),)))[0, :, 0, 0]
+    one = classes(made(effects, spans=((2, 3),)), effects)[0, :, 0, 0]
     assert one.isnan().tolist() == [True, True, False, False, False, False]
     assert one[2] == 2
-    whole = classes(made(effects, spans=((0, 8),)))[0, :, 0, 0]
+    whole = classes(made(effects, spans=((0, 8),)), effects)[0, :, 0, 0]
     assert whole.isnan().tolist() == [False, False, False, True, True, False]
     assert whole[2] == whole[5] == 7
 
@@ -106,6 +106,19 @@ def test_max_t_keeps_its_level():
     signal[:, 7] += 3
     assert max_t(signal, seed=0)[1].argmin() == 7
     assert max_t(signal, seed=0)[1][7] < 0.01
+
+
+def test_a_rare_column_does_not_drown_the_others():
+    """Of two clusters, half of the sign patterns make a huge |t|."""
+    from tl_toxmem.stats import max_t
+
+    values = np.random.default_rng(0).normal(size=(100, 3))
+    values[:, 0] += 1
+    alone = max_t(values[:, :2], seed=0)[1][0]
+    values[2:, 2], values[:2, 2] = np.nan, (1.0, 1.01)
+    t, p = max_t(values, seed=0)
+    assert p[0] == alone < 0.01
+    assert np.isnan(p[2])
 
 
 def test_intervals_of_many_columns_are_those_of_each():
@@ -164,6 +177,29 @@ def test_the_answer_in_words(early_mlp, early_attn, rest, benign, wanted):
     assert "2 nats of log-probability from the target (n = 20 prompts)" in found.text
     assert len(found.frame()) == (3 if benign is None else 4)
     assert found.share.value == pytest.approx(early_mlp / 2, abs=0.03)
+
+
+def test_no_comparison_with_benign_prompts_that_lose_nothing():
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.trace.question import answer
+
+    zeros = torch.zeros(20, 1, N_LAYERS, 8)
+    trace = made(zeros, parts_with(20, 1.6, 0.2, 0.2))
+    generator = torch.Generator().manual_seed(0)
+    nothing = made(zeros, parts_with(20, 1.6, 0.2, 0.2), total=torch.randn(20, generator=generator))
+    found = answer(trace, nothing)
+    assert "takes too little from the targets of the 20 benign prompts to compare" in found.text
+    assert len(found.frame()) == 3
+    assert "toxic targets more" not in found.text
+    assert nothing.shares().value.isna().all()
+    with pytest.raises(ToxmemError, match=r"differ in noise \(0.1 and 0.2\)"):
+        answer(trace, made(zeros, parts_with(20, 1, 1, 1), noise=0.2))
+
+
+def test_no_claim_from_a_handful_of_prompts():
+    text = made(torch.zeros(9, 1, N_LAYERS, 8), parts_with(9, 1.6, 0.2, 0.2)).answer().text
+    assert "Too few prompts for an answer: trace at least 10" in text
+    assert "special" not in text
 
 
 def test_no_answer_where_corruption_takes_nothing():

@@ -29,7 +29,7 @@ from tl_toxmem.scorers import ToxicityScorer, load_scorer
 from tl_toxmem.select import Law, choose_k, pick_k, select_neurons
 from tl_toxmem.store import PROVENANCE, RunFolder, check_folder, open_folder
 from tl_toxmem.tokens import align
-from tl_toxmem.trace import causal_trace, check_robustness, plan_trace
+from tl_toxmem.trace import can_replace, causal_trace, check_robustness, parts_of, plan_trace
 
 Announce = Callable[[str], object]
 CONTROLS = ("random_neurons", "random_early_layers")
@@ -152,6 +152,8 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
     for texts in (inputs.choosing, inputs.reporting):
         encode_documents(model, texts, max_tokens=1)
     plan_trace(model, inputs.prompts.find, cfg=cfg.trace)
+    if cfg.trace.robustness:
+        can_replace(model, inputs.prompts.find)
     if inputs.benign_find is not None:
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
     check_layers(cfg.select.layers or (), n_layers=model.n_layers)
@@ -225,7 +227,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     else:
         rule = "k as configured"
     chosen = select_neurons(scores, cfg=select)
-    early = range(-(-model.n_layers // 3))
+    early = parts_of(model.n_layers)["early"]
     controls = {
         "random_neurons": chosen.random_like(seed=cfg.seed),
         "random_early_layers": chosen.random_like(seed=cfg.seed, layers=early),

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 N_RESAMPLES = 2000
+_ENOUGH = 10
 CONFIDENCE = 0.95
 
 
@@ -132,7 +133,8 @@ def max_t(values: Any, *, seed: int) -> tuple[Any, Any]:
         seed: of the signs.
 
     Returns:
-        t [column], and p [column], two-sided; NaN for columns of fewer than two clusters.
+        t [column], and p [column], two-sided; NaN for columns of fewer than ten clusters, or of fewer than all where
+        there are fewer than ten.
     """
     values = np.asarray(values, dtype=float)
     there = ~np.isnan(values)
@@ -153,7 +155,9 @@ def max_t(values: Any, *, seed: int) -> tuple[Any, Any]:
             return np.where(error > 1e-9 * np.abs(mean), mean / error, 0.0)
 
     t = statistic(np.ones((1, n)))[0]
-    usable = count > 1
+    # Of two or three clusters, some pattern of signs makes them nearly equal and |t| huge, whatever they are: a rare
+    # column would drown all others.
+    usable = count >= max(2, min(_ENOUGH, n))
     if not usable.any():
         return np.full(t.shape, np.nan), np.full(t.shape, np.nan)
     largest = np.abs(statistic(signs)[:, usable]).max(1)

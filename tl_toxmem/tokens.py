@@ -77,7 +77,9 @@ def _subject_span(model: LensModel, prompt: Prompt) -> tuple[int, int]:
         for a, b in (offsets[i] for i in inside)
         if prompt.prompt[a : max(a, start)].strip() or prompt.prompt[min(b, end) : b].strip()
     ]
-    if straddling or not inside:
+    if not inside:
+        raise ToxmemError(f"prompt {prompt.id!r}: the subject {prompt.subject!r} has no tokens")
+    if straddling:
         raise ToxmemError(
             f"prompt {prompt.id!r}: the subject {prompt.subject!r} does not begin and end at tokens "
             f"(straddled by {straddling}): choose a subject of whole tokens"

@@ -39,7 +39,7 @@ def plot_layers(trace: "Trace") -> go.Figure:
                 showlegend=column == 1,
                 line={"color": colour, "dash": "dot" if site.endswith("_single") else "solid"},
                 customdata=rows.n_restored.tolist(),
-                hovertemplate="layer %{x}: %{y:.3f} (%{customdata} layers restored)<extra></extra>",
+                hovertemplate="layer %{x}: %{y:.3g} (%{customdata} layers restored)<extra></extra>",
                 **error_bars(rows.value, rows.low, rows.high),
             )
             figure.add_trace(line, row=1, col=column)
@@ -72,7 +72,7 @@ def plot_severed(trace: "Trace") -> go.Figure:
                 mode="lines+markers",
                 name=name,
                 line={"color": colour},
-                hovertemplate="layer %{x}: %{y:.3f}<extra></extra>",
+                hovertemplate="layer %{x}: %{y:.3g}<extra></extra>",
                 **error_bars(rows.value, rows.low, rows.high),
             )
         )

@@ -3,8 +3,11 @@
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
+from jaxtyping import Bool
 from plotly.subplots import make_subplots
+from torch import Tensor
 
+from tl_toxmem.errors import ToxmemError
 from tl_toxmem.plots.style import layout, shown
 from tl_toxmem.stats import Estimate
 from tl_toxmem.trace.metrics import UNITS
@@ -45,6 +48,9 @@ def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
         trace: any.
         prompt: its place in the trace; None: the prompt that corruption takes most from.
     """
+    n = len(trace.prompt_ids)
+    if prompt is not None and not 0 <= prompt < n:
+        raise ToxmemError(f"there is no prompt {prompt}: this trace has 0 to {n - 1}")
     p = int(trace.total_effect.argmax()) if prompt is None else prompt
     words = [shown(word) for word in trace.words[p]]
     start, end = trace.subjects[p]
@@ -59,16 +65,17 @@ def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
             go.Heatmap(
                 z=values[s].T.tolist(),
                 y=labels,
-                text=[["estimated" if e else "measured" for e in row] for row in estimated.T],
+                text=_hover(trace, s, estimated),
                 coloraxis="coloraxis",
-                hovertemplate="layer %{x}<br>token %{y}<br>%{text} effect %{z:.3f}<extra></extra>",
+                hovertemplate="layer %{x}, %{text}<br>token %{y}<br>effect %{z:.3g}<extra></extra>",
             ),
             row=1,
             col=column,
         )
     figure.update_yaxes(autorange="reversed")
     title = (
-        f"What restoring one state gives back, one prompt (total effect {trace.total_effect[p]:.2f} "
+        f"What restoring one state gives back, prompt {shown(trace.prompt_ids[p])} (total effect "
+        f"{trace.total_effect[p]:.3g} "
         f"{UNITS[trace.metric]})<br><sup>tokens that were corrupted ({_corruption(trace)}) are marked *; one scale "
         "for all panels</sup>"
     )
@@ -96,7 +103,7 @@ def plot_classes(trace: "Trace") -> go.Figure:
                 y=[_CLASSES[c] for c in classes],
                 text=told.to_numpy().tolist(),
                 coloraxis="coloraxis",
-                hovertemplate="layer %{x}, %{y}: %{z:.3f}<br>%{text}<extra></extra>",
+                hovertemplate="layer %{x}, %{y}: %{z:.3g}<br>%{text}<extra></extra>",
             ),
             row=1,
             col=column,
@@ -170,7 +177,19 @@ def plot_robustness(robustness: "Robustness") -> go.Figure:
 def _told(row: "pd.Series") -> str:
     if row.n < 2:
         return "n = 1"
-    return f"{row.low:.3f} to {row.high:.3f}, n = {row.n:.0f}, p = {row.p:.3f}"
+    return f"{row.low:.3g} to {row.high:.3g}, n = {row.n:.0f}, p = {row.p:.3f}"
+
+
+def _hover(trace: "Trace", s: int, estimated: Bool[Tensor, "layer pos"]) -> list[list[str]]:
+    """For each token and layer how many layers were restored, and whether the effect was measured."""
+    counts = trace.n_restored[s].tolist()
+    return [
+        [
+            f"{n} restored, {'estimated' if e else 'measured'}"
+            for n, e in zip(counts, row, strict=True)
+        ]
+        for row in estimated.T.tolist()
+    ]
 
 
 def _maps(trace: "Trace") -> list[int]:
@@ -215,7 +234,7 @@ def means(trace: "Trace") -> str:
     """What a figure of averages is over."""
     told = (
         f"mean over {len(trace.prompt_ids)} prompts with 95 % intervals; mean total effect "
-        f"{float(trace.total_effect.mean()):.2f}; {_corruption(trace)}"
+        f"{float(trace.total_effect.mean()):.3g} {UNITS[trace.metric]}; {_corruption(trace)}"
     )
     there = ~trace.effect.isnan()
     measured = float(trace.exact[there].float().mean())

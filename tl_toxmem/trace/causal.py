@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.config import TraceConfig
-from tl_toxmem.corrupt import counterfactual_tokens, level_of
+from tl_toxmem.corrupt import counterfactual_tokens, level_of, n_draws
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import meter
@@ -23,7 +23,7 @@ from tl_toxmem.tokens import align
 from tl_toxmem.trace.cells import PART_SITES, PARTS, panels_of, window_of
 from tl_toxmem.trace.group import Group
 from tl_toxmem.trace.metrics import SIGN, neutral_tokens
-from tl_toxmem.trace.plan import Plan, plan
+from tl_toxmem.trace.plan import LOWER, Plan, batch_bytes, plan, state_bytes
 from tl_toxmem.trace.record import Trace
 from tl_toxmem.trace.results import Kept, PromptResult
 from tl_toxmem.trace.screen import gradient_estimates, highest, run_estimates
@@ -31,8 +31,8 @@ from tl_toxmem.trace.sweep import run_cells
 
 Advance = Callable[[float], object]
 _MOST_PROMPTS = 16
-_MOST_OPERATIONS = 2e13
-"""Of prompts that are traced together: more is no faster, and a killed trace loses what its group had done."""
+_MOST_OPERATIONS = 4e12
+"""Of prompts that are traced together, half a minute or so: a killed trace loses what its group had done."""
 
 
 def causal_trace(
@@ -66,7 +66,7 @@ def causal_trace(
             found[one.item.prompt.id] = result
     todo = [one for one in plans if one.item.prompt.id not in found]
     lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
-    with meter("trace", sum(one.cost(model, cfg) for one in todo)) as advance:
+    with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
         for group in _groups(model, todo, cfg=cfg):
             for one, result in _trace_group(model, lower, group, cfg, level, advance):
                 found[one.item.prompt.id] = result
@@ -82,6 +82,8 @@ def plan_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig) -> lis
     items = align(model, prompts.first(cfg.max_prompts))
     if not items:
         raise ToxmemError("nothing to trace: the prompt set is empty")
+    if cfg.screen == "bfloat16":
+        _check_lower(model)
     if "logit_diff" in cfg.measured:
         neutral_tokens(model, items)
     if cfg.corruption == "replace":
@@ -90,13 +92,27 @@ def plan_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig) -> lis
     return [plan(model, item, panels, cfg=cfg) for item in items]
 
 
+def _check_lower(model: LensModel) -> None:
+    """Whether a copy in bfloat16 would be the same model, and gain anything."""
+    if model.dtype.itemsize <= torch.bfloat16.itemsize:
+        raise ToxmemError(
+            "trace.screen = 'bfloat16' gains nothing: the model is in 16 bits; choose 'none' or 'gradient'"
+        )
+    if any(point.fwd_hooks for point in model.host.points.values()):
+        raise ToxmemError(
+            "trace.screen = 'bfloat16' runs a copy of the model, without the hooks that are attached now: choose "
+            "'none' or 'gradient', or bake the deletion first"
+        )
+
+
 def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
     """Prompts to be traced together: of similar length, within a share of the memory."""
     operations = 24.0 * model.d_model**2  # of a token in a layer
     group: list[Plan] = []
     for one in sorted(plans, key=lambda p: p.length):
         more = [*group, one]
-        fits = sum(p.state_bytes(model, cfg) for p in more) <= cfg.max_memory * 1e9 / 3
+        budget, states = cfg.max_memory * 1e9, state_bytes(model, more, cfg)
+        fits = states <= budget / 3 and states + batch_bytes(model, more, cfg) <= budget
         small = sum(p.cost(model, cfg) for p in more) * operations <= _MOST_OPERATIONS
         if group and not (fits and small and len(more) <= _MOST_PROMPTS):
             yield group
@@ -117,15 +133,16 @@ def _trace_group(
     """The results of a few prompts."""
     items = [one.item for one in group]
     runs = Group(model, items, cfg=cfg, level=level)
-    room = cfg.max_memory * 1e9 - sum(one.state_bytes(model, cfg) for one in group)
+    room = cfg.max_memory * 1e9 - state_bytes(model, group, cfg)
     cells = [list(one.numbered(i)) for i, one in enumerate(group)]
     estimates: list[Tensor] = []
     if cfg.screen == "gradient":
-        estimates = gradient_estimates(runs, cells)
-        advance(sum(one.cost(model, cfg) for one in group))
+        estimates = gradient_estimates(runs, cells, max_bytes=room)
     elif lower is not None:
         rough = Group(lower, items, cfg=cfg, level=level)
-        estimates = run_estimates(rough, cells, max_bytes=room, advance=advance)
+        estimates = run_estimates(
+            rough, cells, max_bytes=room, advance=lambda cost: advance(LOWER * cost)
+        )
     measured = [list(range(len(own))) for own in cells]
     if estimates:
         sign = SIGN[cfg.metric]
@@ -134,7 +151,7 @@ def _trace_group(
             for estimate, one in zip(estimates, group, strict=True)
         ]
     flat = [own[k] for own, some in zip(cells, measured, strict=True) for k in some]
-    values = run_cells(runs, flat, max_bytes=room, advance=float if estimates else advance)
+    values = run_cells(runs, flat, max_bytes=room, advance=advance)
     start = 0
     for i, (one, some) in enumerate(zip(group, measured, strict=True)):
         rows = slice(i * runs.n_draws, (i + 1) * runs.n_draws)
@@ -201,7 +218,7 @@ def _assemble(
         metric=cfg.metric,
         prompt_ids=tuple(one.item.prompt.id for one in plans),
         words=tuple(one.item.words for one in plans),
-        subjects=tuple(one.span for one in plans),
+        subjects=tuple(one.subject for one in plans),
         clean=torch.stack([r.clean for r in results], 1),
         corrupted=torch.stack([r.corrupted for r in results], 1),
         restored=torch.stack([padded(r.restored, torch.nan) for r in results], 1),
@@ -210,6 +227,6 @@ def _assemble(
         n_restored=torch.tensor(n_restored),
         corruption=cfg.corruption,
         noise=level,
-        n_noise=cfg.n_noise,
+        n_noise=n_draws(cfg),
         seed=cfg.seed,
     )

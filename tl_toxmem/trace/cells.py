@@ -111,7 +111,7 @@ def parts_of(n_layers: int) -> dict[str, range]:
     """The thirds of the stack, and all of it; a third that would be empty takes one layer."""
     edges = [round(n_layers * i / 3) for i in range(4)]
     thirds = [
-        range(min(a, n_layers - 1), max(b, a + 1))
+        range(min(a, n_layers - 1), min(n_layers, max(b, a + 1)))
         for a, b in zip(edges[:-1], edges[1:], strict=True)
     ]
     return dict(zip(PARTS, [*thirds, range(n_layers)], strict=True))

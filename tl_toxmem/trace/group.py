@@ -26,6 +26,7 @@ class Group:
         pads: padding of each prompt.
         clean: [site, layer] -> [prompt, pos, width of the site].
         corrupted: [site, layer] -> [prompt x draw, pos, d_model] of the corrupted run, for what cells need of it.
+        embeddings: [prompt x draw, pos, d_model] of the corrupted run.
         entering: [layer] -> [prompt x draw, pos, d_model] what enters each layer of the corrupted run, and what leaves
             the last.
         past: keys and values of each layer of the corrupted run.
@@ -43,13 +44,16 @@ class Group:
         tokens, mask = model.pad(rows)
         self.width = tokens.shape[1]
         self.pads = [self.width - len(row) for row in rows]
-        self._embeddings = [
-            corrupted_embeddings(model, item, cfg=cfg, level=level, full=full) for item in items
-        ]
         self.tokens: Int[Tensor, "row pos"] = tokens.repeat_interleave(self.n_draws, 0)
         self.mask: Int[Tensor, "row pos"] = mask.repeat_interleave(self.n_draws, 0)
         numbers = torch.arange(len(items), device=model.device)
         self.prompts: Int[Tensor, " row"] = numbers.repeat_interleave(self.n_draws)
+        # What stands in padding never matters.
+        shape = (*self.tokens.shape, model.d_model)
+        self.embeddings = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        for i, item in enumerate(items):
+            own = corrupted_embeddings(model, item, cfg=cfg, level=level, full=full)
+            self.embeddings[i * self.n_draws : (i + 1) * self.n_draws, self.pads[i] :] = own
         self.clean, self.clean_values = self._run_clean(tokens, mask, _clean_sites(cfg))
         self._run_corrupted(severs_attention="attn" in cfg.severed)
 
@@ -76,7 +80,7 @@ class Group:
             sites.append("attn_out")
         keys = [(site, layer) for site in sites for layer in layers]
         keys.append(("resid_post", layers[-1]))
-        hooks: list[Hook] = [("embed", 0, self.corrupt)]
+        hooks: list[Hook] = [("embed", 0, lambda _: self.embeddings)]
         hooks += [(site, layer, keep((site, layer))) for site, layer in keys]
         with model.hooks(hooks):
             logits, self.past = model.host.forward_cached(self.tokens, self.mask, self.measure.keep)
@@ -84,13 +88,6 @@ class Group:
         self.entering.append(kept.pop(("resid_post", layers[-1])))
         self.corrupted = kept
         self.corrupted_values = self.measure(logits, self.prompts)
-
-    def corrupt(self, embedding: Float[Tensor, "row pos d_model"]) -> Tensor:
-        """A hook for the site `embed`: the corrupted embeddings in place of the clean ones."""
-        changed = embedding.detach().clone()
-        for i, own in enumerate(self._embeddings):
-            changed[i * self.n_draws : (i + 1) * self.n_draws, self.pads[i] :] = own
-        return changed
 
     def column(self, prompt: int, pos: int) -> int:
         """Where a prompt's token is in the padded tensors."""

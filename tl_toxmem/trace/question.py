@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 LEAST = 0.01
 """Of the total effect: a smaller difference is none, however sure."""
+ENOUGH = 10
+"""Prompts: bootstrap intervals over fewer are too narrow for a claim."""
+_BENIGN = "early MLPs on benign prompts"
+_TOKENS = "all tokens from the first corrupted one on"
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def answer(trace: "Trace", benign: "Trace | None" = None) -> Answer:
     """
     if bool(trace.parts.isnan().any()):
         raise ToxmemError("this trace has no parts: trace with trace.parts = true")
-    if benign is not None and benign.metric != trace.metric:
-        raise ToxmemError(f"the traces are in {trace.metric} and {benign.metric}: use one metric")
+    if benign is not None:
+        _check_comparable(trace, benign)
     total = trace.total_effect.numpy()
     layers = list(parts_of(trace.restored.shape[3]).values())[0]
     early = trace.part_effect[:, PART_SITES.index("mlp_out"), PARTS.index("early")].numpy()
@@ -63,13 +67,30 @@ def answer(trace: "Trace", benign: "Trace | None" = None) -> Answer:
         other = trace.part_effect[:, PART_SITES.index(site), PARTS.index(part)].numpy()
         name = f"{part} {'MLPs' if site == 'mlp_out' else 'attentions'}"
         differences[name] = ratio_estimate(early - other, total, seed=trace.seed)
-    if benign is not None:
+    if benign is not None and _is_taken(benign):
         other = benign.part_effect[:, PART_SITES.index("mlp_out"), PARTS.index("early")].numpy()
-        differences["early MLPs on benign prompts"] = ratio_difference(
+        differences[_BENIGN] = ratio_difference(
             (early, total), (other, benign.total_effect.numpy()), seed=trace.seed
         )
     text = _words(trace, benign, share, differences, f"{layers.start} to {layers.stop - 1}")
     return Answer(share, differences, text)
+
+
+def _check_comparable(trace: "Trace", benign: "Trace") -> None:
+    for name in ("metric", "corruption", "noise"):
+        own, other = getattr(trace, name), getattr(benign, name)
+        if own != other:
+            raise ToxmemError(
+                f"the traces differ in {name} ({own} and {other}): trace benign prompts as the others"
+            )
+    if trace.restored.shape[3] != benign.restored.shape[3] or bool(benign.parts.isnan().any()):
+        raise ToxmemError("the trace of benign prompts is of another model, or without its parts")
+
+
+def _is_taken(trace: "Trace") -> bool:
+    """Whether corruption takes something away for sure, so that shares of it mean something."""
+    total = mean_estimate(trace.total_effect.numpy(), seed=trace.seed)
+    return total.low is not None and total.low > 0
 
 
 def _words(
@@ -83,7 +104,13 @@ def _words(
     taken = f"{total.value:.3g} {UNITS[trace.metric]}"
     what = {"noise": "Noise on the subject", "mean": "The mean embedding in the subject's place"}
     source = what.get(trace.corruption, "The counterfactual prompt")
-    if total.low is None or total.low <= 0:
+    if total.n < ENOUGH:
+        return (
+            f"{source} takes {taken} from the target (n = {total.n} prompts); the MLP outputs of layers {layers}, "
+            f"restored at {_TOKENS}, give back {_share(share)} of it. Too few prompts for an answer: trace at least "
+            f"{ENOUGH}."
+        )
+    if not _is_taken(trace):
         return (
             f"{source} takes {taken} from the target (n = {total.n} prompts), which is too little or too uncertain to "
             "say which layers mediate it."
@@ -94,7 +121,7 @@ def _words(
     told = {name: f"{name} ({_points(d)})" for name, d in differences.items()}
     sentences = [
         f"{source} takes {taken} from the target (n = {total.n} prompts). Restoring the MLP outputs of layers {layers} "
-        f"at all tokens gives back {_share(share)} of it."
+        f"at {_TOKENS} gives back {_share(share)} of it."
     ]
     for verb, names in (("more than", more), ("less than", less)):
         if names:
@@ -105,10 +132,13 @@ def _words(
         sentences.append(
             "Benign prompts were not traced, so nothing is said about toxic targets alone."
         )
-    elif len(benign.prompt_ids) < len(trace.prompt_ids) / 4:
-        sentences.append(f"Only {len(benign.prompt_ids)} benign prompts were traced.")
+    elif _BENIGN not in differences:
+        sentences.append(
+            f"Corruption takes too little from the targets of the {len(benign.prompt_ids)} benign prompts to compare."
+        )
     if len(more) == len(differences):
-        scope = "" if benign is None else ", and for toxic targets more than for benign ones"
+        compared = _BENIGN in differences
+        scope = ", and for toxic targets more than for benign ones" if compared else ""
         sentences.append(f"So the early MLPs are special in this model{scope}.")
     elif more:
         sentences.append(f"So the early MLPs stand out only against {_list(more)}.")

@@ -160,7 +160,7 @@ class Trace:
         """Every cell as a row; cells that were not asked for are left out."""
         import pandas as pd
 
-        effect = self.effect
+        effect, total = self.effect, self.total_effect
         rows = []
         for p, s, layer, pos in (~effect.isnan()).nonzero().tolist():
             start, end = self.subjects[p]
@@ -174,6 +174,7 @@ class Trace:
                     "token": self.words[p][pos],
                     "in_subject": start <= pos < end,
                     "effect": float(effect[p, s, layer, pos]),
+                    "total_effect": float(total[p]),
                     "measured": bool(self.exact[p, s, layer, pos]),
                 }
             )
@@ -198,6 +199,13 @@ class Trace:
             if self.robustness is None:
                 raise ToxmemError("this trace has no robustness card: see check_robustness")
             return self.robustness.plot()
+        lacking = {
+            "shares": ("parts", bool(self.parts.isnan().all())),
+            "severed": ("severed", not any("_without_" in site for site in self.sites)),
+        }
+        setting, is_lacking = lacking.get(figure, ("", False))
+        if is_lacking:
+            raise ToxmemError(f"this trace has no data for {figure!r}: trace with trace.{setting}")
         draw = {
             "layers": plots.plot_layers,
             "classes": plots.plot_classes,
@@ -232,6 +240,9 @@ class Trace:
             )
         benign = None
         if "benign" in meta:
+            absent = [name for name in _TENSORS if f"benign.{name}" not in tensors]
+            if absent or set(_WORDS) - set(meta["benign"]):
+                raise ToxmemError(f"{path} is damaged: its benign trace is not whole")
             others: dict[str, Any] = {name: tensors[f"benign.{name}"] for name in _TENSORS}
             benign = cls(**others, **_plain_words(meta["benign"]))
         robustness = Robustness.from_json(meta["robustness"]) if "robustness" in meta else None

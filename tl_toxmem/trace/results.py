@@ -2,18 +2,24 @@
 
 import hashlib
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_toxmem.config import TraceConfig
+from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.model import LensModel
 from tl_toxmem.tokens import PromptTokens
 
 KIND = "trace of one prompt"
-_NOT_OF_ONE = {"max_prompts", "max_memory"}
+_NOT_OF_ONE = {"max_prompts", "max_memory", "robustness"}
+_PROBED = 512
+_ROUNDING = {torch.float64: 1e-7, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Of the largest logit: sums in another order, as with other threads, differ by less, an edit that matters by more."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +44,43 @@ class PromptResult:
 class Kept:
     """A folder of results, one file a prompt.
 
-    A file's name is a hash of all that its numbers come from: the configuration, the prompt, the noise level, and the
-    model as it runs, by the logits that it gives after this very prompt. Another model's or setting's file is not seen.
+    A file's name is a hash of the configuration, the prompt, the noise level and the version. In it are logits that the
+    model gave after this very prompt: a result is taken over only by a model that gives them too, to rounding, so not
+    by another model, nor by the same one under a deletion.
     """
 
     def __init__(self, folder: Path, model: LensModel, *, cfg: TraceConfig, level: float) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ToxmemError(f"{folder} is a file: give a folder for the results of a trace")
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._model = folder, model
-        self._settings = f"{cfg.model_dump_json(exclude=_NOT_OF_ONE)} {level!r} {model!r}"
-        self._paths: dict[str, Path] = {}
+        settings = cfg.model_dump_json(exclude=_NOT_OF_ONE)
+        self._settings = f"{settings} {level:.6e} {model.dtype} {version('tl-toxmem')}"
 
     def _path(self, item: PromptTokens) -> Path:
-        if item.prompt.id not in self._paths:
-            tokens, mask = self._model.pad([item.tokens])
-            logits = self._model.forward(tokens, mask, keep=1).float().cpu().numpy()
-            digest = hashlib.sha256(self._settings.encode())
-            digest.update(f"{item.prompt.model_dump_json()} {item.tokens} {item.target}".encode())
-            digest.update(logits.tobytes())
-            self._paths[item.prompt.id] = self._folder / f"{digest.hexdigest()[:32]}.safetensors"
-        return self._paths[item.prompt.id]
+        digest = hashlib.sha256(self._settings.encode())
+        digest.update(f"{item.prompt.model_dump_json()} {item.tokens} {item.target}".encode())
+        return self._folder / f"{digest.hexdigest()[:32]}.safetensors"
+
+    def _probe(self, item: PromptTokens) -> Float[Tensor, " some"]:
+        """Some logits after the prompt, evenly from the vocabulary."""
+        tokens, mask = self._model.pad([item.tokens])
+        logits = self._model.forward(tokens, mask, keep=1)[0, -1].float().cpu()
+        return logits[:: max(1, len(logits) // _PROBED)].clone()
 
     def get(self, item: PromptTokens) -> PromptResult | None:
-        """The result of a prompt, if it is there."""
+        """The result of a prompt, if it is there and of this model."""
         path = self._path(item)
         if not path.is_file():
             return None
         tensors, _ = read_tensors(path, KIND)
-        return PromptResult(**tensors)
+        probe = tensors.pop("probe")
+        gap = float((probe - self._probe(item)).abs().max())
+        same = gap <= _ROUNDING[self._model.dtype] * float(probe.abs().max())
+        return PromptResult(**tensors) if same else None
 
     def add(self, item: PromptTokens, result: PromptResult) -> None:
         """Keep a result; its file is whole or absent."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {field.name: getattr(result, field.name) for field in fields(result)}
+        tensors["probe"] = self._probe(item)
         write_tensors(self._path(item), KIND, tensors, {"prompt": item.prompt.id})

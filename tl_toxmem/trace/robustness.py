@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tl_toxmem.config import TraceConfig
+from tl_toxmem.corrupt import counterfactual_tokens
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import align
 from tl_toxmem.trace.agreement import Profile, Robustness, rank_agreement
 from tl_toxmem.trace.causal import causal_trace
 from tl_toxmem.trace.cells import resolve_window
@@ -23,6 +25,19 @@ SITES = ("mlp_out", "attn_out")
 _SIGMAS = (1.0, 3.0, 5.0)
 _MOST_PROMPTS = 64
 """Of lowest hash: a card needs no more, and has about six traces."""
+
+
+def can_replace(model: LensModel, prompts: PromptSet) -> bool:
+    """Whether every prompt has a counterfactual.
+
+    Raises:
+        ToxmemError: they have, but one does not fit its prompt.
+    """
+    if not all(prompt.counterfactual for prompt in prompts):
+        return False
+    for item in align(model, prompts):
+        counterfactual_tokens(model, item)
+    return True
 
 
 def check_robustness(
@@ -56,6 +71,7 @@ def check_robustness(
         }
     )
     prompts = prompts.first(min(cfg.max_prompts or _MOST_PROMPTS, _MOST_PROMPTS))
+    replaced = can_replace(model, prompts)
     window = resolve_window(cfg, n_layers=model.n_layers)
 
     def traced(**changes: Any) -> Trace:
@@ -66,7 +82,6 @@ def check_robustness(
     reference = traced()
     place: Place = max(PLACES, key=lambda place: float(reference.at(place).mean(0).abs().max()))
     base = base.model_copy(update={"positions": place})
-    replaced = all(prompt.counterfactual for prompt in prompts)
     variants = _variants(traced, base, reference, window, model.n_layers, replaced=replaced)
     for varied, name, trace in variants:
         for s, site in enumerate(SITES):

@@ -7,25 +7,33 @@
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_toxmem.model import Hook, HookFn
+from tl_toxmem.model import Hook, HookFn, LensModel
 from tl_toxmem.sites import Site
 from tl_toxmem.trace.cells import Cell
 from tl_toxmem.trace.group import Group
-from tl_toxmem.trace.plan import Plan
 from tl_toxmem.trace.sweep import run_cells
 
+if TYPE_CHECKING:
+    from tl_toxmem.trace.plan import Plan
 
-def highest(estimates: Float[Tensor, " cell"], one: Plan, *, top: int) -> list[int]:
-    """Which of a prompt's cells are measured: the `top` of each panel, and all that are severed or parts."""
+
+def highest(estimates: Float[Tensor, " cell"], one: "Plan", *, top: int) -> list[int]:
+    """Which of a prompt's cells are measured.
+
+    The `top` of each panel, all that are severed or parts, and what the severed ones are compared with.
+    """
     chosen = []
     by_panel: dict[int, list[int]] = {}
+    severed = {cell.pos for cell in one.cells.values() if cell.severed}
     for i, ((panel, _, pos), cell) in enumerate(one.cells.items()):
-        if cell.severed or pos < 0:
+        beside = cell.site == "resid_post" and pos in severed
+        if cell.severed or beside or pos < 0:
             chosen.append(i)
         else:
             by_panel.setdefault(panel, []).append(i)
@@ -55,11 +63,19 @@ def run_estimates(
 
 
 def gradient_estimates(
-    group: Group, cells: Sequence[Sequence[Cell]]
+    group: Group, cells: Sequence[Sequence[Cell]], *, max_bytes: float
 ) -> list[Float[Tensor, "metric cell"]]:
     """The same to first order, in the first metric only; NaN in the others, and 0 for parts and severed cells."""
     sites = list(dict.fromkeys(cell.site for own in cells for cell in own))
-    products = _products(group, sites)
+    n_rows, size = len(group.mask), max(1, int(max_bytes / graph_bytes(group.model, group.width)))
+    pieces = [
+        _products(group, sites, torch.arange(start, min(start + size, n_rows)))
+        for start in range(0, n_rows, size)
+    ]
+    products = {}
+    for site in sites:
+        rows = torch.cat([piece[site] for piece in pieces], dim=1)
+        products[site] = rows.view(len(rows), -1, group.n_draws, group.width).mean(2)
     found = []
     for own in cells:
         estimates = torch.full((len(group.measure.names), len(own)), torch.nan)
@@ -72,9 +88,16 @@ def gradient_estimates(
     return found
 
 
-def _products(group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "layer prompt pos"]]:
-    """Gradient x (clean - corrupted), summed over each state, mean over draws."""
-    layers = range(group.model.n_layers)
+def graph_bytes(model: LensModel, width: int) -> float:
+    """Bytes of a forward and a backward pass of one row; see `memory.tokens_for_gradients`."""
+    layer = 10 * model.d_mlp + 16 * model.d_model
+    return float(model.dtype.itemsize * width * model.n_layers * layer)
+
+
+def _products(
+    group: Group, sites: Sequence[Site], rows: Int[Tensor, " row"]
+) -> dict[Site, Float[Tensor, "layer row pos"]]:
+    """Gradient x (clean - corrupted), summed over each state, of some rows of the corrupted run."""
     found: dict[tuple[Site, int], Tensor] = {}
 
     def grab(key: tuple[Site, int]) -> HookFn:
@@ -83,16 +106,16 @@ def _products(group: Group, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "
 
         return hook
 
-    keys = [(site, layer) for site in sites for layer in layers]
-    hooks: list[Hook] = [("embed", 0, lambda e: group.corrupt(e).requires_grad_(True))]
+    keys = [(site, layer) for site in sites for layer in range(group.model.n_layers)]
+    hooks: list[Hook] = [("embed", 0, lambda _: group.embeddings[rows].requires_grad_(True))]
     hooks += [(*key, grab(key)) for key in keys]
+    prompts = group.prompts[rows]
     with torch.enable_grad(), group.model.hooks(hooks):
-        logits = group.model.host.forward(group.tokens, group.mask, group.measure.keep)
-        total = group.measure(logits, group.prompts)[0].sum()
+        logits = group.model.host.forward(group.tokens[rows], group.mask[rows], group.measure.keep)
+        total = group.measure(logits, prompts)[0].sum()
         gradients = torch.autograd.grad(total, [found[key] for key in keys])
     products: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for (site, layer), gradient in zip(keys, gradients, strict=True):
-        clean = group.clean[site, layer].repeat_interleave(group.n_draws, 0)
-        product = ((clean - found[site, layer].detach()) * gradient).float().sum(-1)
-        products[site].append(product.view(-1, group.n_draws, product.shape[1]).mean(1).cpu())
-    return {site: torch.stack(rows) for site, rows in products.items()}
+        change = group.clean[site, layer][prompts] - found[site, layer].detach()
+        products[site].append((change * gradient).float().sum(-1).cpu())
+    return {site: torch.stack(layers) for site, layers in products.items()}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.stats import max_t, mean_estimates, ratio_estimate
+from tl_toxmem.stats import Estimate, max_t, mean_estimate, mean_estimates, ratio_estimate
 from tl_toxmem.trace.cells import PART_SITES, parts_of
 
 if TYPE_CHECKING:
@@ -47,17 +47,19 @@ def by_layer(trace: "Trace", place: Place) -> "pd.DataFrame":
         for layer, estimate in enumerate(estimates):
             where = {"site": site, "layer": layer, "n_restored": int(trace.n_restored[s, layer])}
             rows.append({**where, **estimate.to_json(), "measured": measured[layer]})
-    return pd.DataFrame(rows)
+    columns = ["site", "layer", "n_restored", "value", "low", "high", "n", "measured"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def classes(trace: "Trace") -> Float[Tensor, "prompt token_class site layer"]:
-    """Effects by class of token (`CLASSES`), mean over a prompt's tokens of a class; NaN where it has none.
+def classes(
+    trace: "Trace", values: Float[Tensor, "prompt site layer pos"]
+) -> Float[Tensor, "prompt token_class site layer"]:
+    """Values by class of token (`CLASSES`), mean over a prompt's tokens of a class; NaN where it has none.
 
     A subject of one token counts as `last_subject`; a prompt that ends with its subject counts its last token as
     `last_subject` and as `last`.
     """
-    effect = trace.effect
-    found = torch.full((len(effect), len(CLASSES), *effect.shape[1:3]), torch.nan)
+    found = torch.full((len(values), len(CLASSES), *values.shape[1:3]), torch.nan)
     for p, (start, end) in enumerate(trace.subjects):
         last = len(trace.words[p]) - 1
         members = {
@@ -70,7 +72,7 @@ def classes(trace: "Trace") -> Float[Tensor, "prompt token_class site layer"]:
         }
         for c, name in enumerate(CLASSES):
             if len(members[name]):
-                found[p, c] = effect[p, :, :, list(members[name])].mean(-1)
+                found[p, c] = values[p, :, :, list(members[name])].mean(-1)
     return found
 
 
@@ -78,11 +80,11 @@ def by_class(trace: "Trace") -> "pd.DataFrame":
     """Average indirect effects by site, layer and class of token.
 
     With 95 % intervals over prompts and, for each site, a max-T test over all its layers and classes: `t`, and `p`
-    corrected for looking at all of them (see `stats.max_t`).
+    corrected for looking at all of them (see `stats.max_t`). `measured` is as in `by_layer`.
     """
     import pandas as pd
 
-    effects = classes(trace)
+    effects, exact = classes(trace, trace.effect), classes(trace, trace.exact.float())
     n_layers = effects.shape[3]
     rows = []
     for s, site in enumerate(trace.sites):
@@ -93,7 +95,9 @@ def by_class(trace: "Trace") -> "pd.DataFrame":
             if estimate.n:
                 place = {"site": site, "layer": layer, "token_class": CLASSES[c]}
                 place["n_restored"] = int(trace.n_restored[s, layer])
-                rows.append({**place, **estimate.to_json(), "t": t[i], "p": p[i]})
+                measured = float(exact[:, c, s, layer].nanmean())
+                test = {"t": t[i], "p": p[i], "measured": measured}
+                rows.append({**place, **estimate.to_json(), **test})
     return pd.DataFrame(rows)
 
 
@@ -101,15 +105,20 @@ def shares(trace: "Trace") -> "pd.DataFrame":
     """Mean effect over mean total effect of the early, middle and late thirds of the layers, and of all of them.
 
     Each is restored as a whole, at all tokens from the first corrupted one on. Shares need not add up to one: what one
-    third gives back, another may give back too. With 95 % intervals over prompts.
+    third gives back, another may give back too. With 95 % intervals over prompts; NaN where corruption takes nothing
+    away for sure.
     """
     import pandas as pd
 
     rows = []
     total = trace.total_effect.numpy()
+    taken = mean_estimate(total, seed=trace.seed)
+    sure = taken.value > 0 and (taken.low is None or taken.low > 0)
     for s, site in enumerate(PART_SITES):
         for i, (part, layers) in enumerate(parts_of(trace.restored.shape[3]).items()):
-            share = ratio_estimate(trace.part_effect[:, s, i].numpy(), total, seed=trace.seed)
+            share = Estimate(float("nan"), None, None, len(total))
+            if sure:
+                share = ratio_estimate(trace.part_effect[:, s, i].numpy(), total, seed=trace.seed)
             places = {"first_layer": layers.start, "last_layer": layers.stop - 1}
             rows.append({"site": site, "part": part, **places, **share.to_json()})
     return pd.DataFrame(rows)

@@ -20,6 +20,8 @@ from tl_toxmem.trace.group import Group
 
 _BEST_TOKENS = 2048
 """Larger batches are no faster and take more memory."""
+_LOGITS = 2**23
+"""Unembedded at a time: 34 MB in float32, and a few copies."""
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def run_cells(
     for length, members in sorted(lengths.items(), reverse=True):
         members.sort(key=lambda i: cells[i].joins)
         per_cell = group.n_draws * row_bytes(group.model, length, group.width)
-        size = int(min(max_bytes / per_cell, max(1, _BEST_TOKENS / (length * group.n_draws))))
+        size = max(1, int(min(max_bytes / per_cell, _BEST_TOKENS / (length * group.n_draws))))
         for start in range(0, len(members), size):
             batch = members[start : start + size]
             result[:, batch] = _sweep(group, [cells[i] for i in batch], length)
@@ -167,7 +169,7 @@ def _measure(
 ) -> Float[Tensor, "metric row"]:
     """The metrics of each row, unembedded in pieces."""
     keep = group.measure.keep
-    size = max(1, 2**24 // (keep * group.model.d_vocab))
+    size = max(1, _LOGITS // (keep * group.model.d_vocab))
     pieces = [
         group.measure(group.model.host.unembed(resid[i : i + size], keep), prompts[i : i + size])
         for i in range(0, len(resid), size)
