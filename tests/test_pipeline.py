@@ -165,15 +165,13 @@ def test_a_trace_killed_between_prompts_goes_on(finished, tmp_path, monkeypatch)
     assert len(list((out / "2_trace.parts").iterdir())) == 1
     assert not (out / "2_trace.safetensors").exists()
     run(config(out), until="trace")
-    toxic, benign = (
-        Trace.load(finished / "2_trace.safetensors").prompt_ids,
-        Trace.load(finished / "2_trace.safetensors").benign.prompt_ids,
-    )
-    assert added[: len(toxic) + len(benign)] == [*toxic, *benign]
+    whole = Trace.load(finished / "2_trace.safetensors")
+    both = [*whole.prompt_ids, *whole.benign.prompt_ids]
+    assert sorted(added[: len(both)]) == sorted(both)
     assert not (out / "2_trace.parts").exists()
-    found, expected = (Trace.load(p / "2_trace.safetensors") for p in (out, finished))
-    assert torch.allclose(found.effect.nan_to_num(7), expected.effect.nan_to_num(7), atol=1e-4)
-    assert found.robustness.place == expected.robustness.place
+    found = Trace.load(out / "2_trace.safetensors")
+    assert torch.allclose(found.effect.nan_to_num(7), whole.effect.nan_to_num(7), atol=1e-4)
+    assert found.robustness.place == whole.robustness.place
 
 
 def test_another_configuration_is_refused(finished):

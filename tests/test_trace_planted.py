@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import byte_tokenizer
+from conftest import HOSTS, byte_tokenizer
 
 pytestmark = pytest.mark.host
 
@@ -73,7 +73,7 @@ def write_in(hf, tokens, layer, pos, token):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_maximum_is_where_the_association_was_written(seed, host):
+def test_the_maximum_is_where_the_association_was_written(seed):
     from tl_toxmem import LensModel, Prompt, PromptSet, causal_trace
     from tl_toxmem.config import TraceConfig
 
@@ -82,7 +82,7 @@ def test_the_maximum_is_where_the_association_was_written(seed, host):
     ids = tokenizer(PROMPT)["input_ids"]
     pos = PROMPT.index(SUBJECT) + len(SUBJECT) - 1
     write_in(hf, torch.tensor([ids]), layer, pos, tokenizer(TARGET)["input_ids"][0])
-    model = LensModel.from_pretrained(hf, tokenizer=tokenizer, host=host)
+    model = LensModel.from_pretrained(hf, tokenizer=tokenizer, host=HOSTS[seed % len(HOSTS)])
     prompts = PromptSet.of([Prompt(prompt=PROMPT, target=TARGET, subject=SUBJECT)])
     cfg = TraceConfig(sites=("mlp_out",), severed=(), n_noise=5, window=3, seed=seed)
     trace = causal_trace(model, prompts, cfg=cfg)

@@ -19,13 +19,15 @@ def shown(text: str) -> str:
     return html.escape(mask_slurs(text))
 
 
-def layout(figure: go.Figure, title: str, *, height: int = 420, **extra: Any) -> go.Figure:
+def layout(
+    figure: go.Figure, title: str, *, height: int = 420, top: int = 80, **extra: Any
+) -> go.Figure:
     """Give a figure its title and the margins that titles and labels need."""
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "font": {"size": 15}, "x": 0.02, "xanchor": "left"},
         height=height,
-        margin={"l": 70, "r": 20, "t": 80, "b": 60},
+        margin={"l": 70, "r": 20, "t": top, "b": 60},
         **extra,
     )
     return figure

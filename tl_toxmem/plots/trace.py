@@ -39,6 +39,8 @@ _CLASSES = {
     "last": "last token",
 }
 _SIGNIFICANT = 0.05
+_TOP = 110
+"""Pixels for a title of two lines above titles of two lines."""
 
 
 def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
@@ -79,7 +81,9 @@ def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
         f"{UNITS[trace.metric]})<br><sup>tokens that were corrupted ({_corruption(trace)}) are marked *; one scale "
         "for all panels</sup>"
     )
-    return layout(figure, title, height=160 + 30 * len(words), coloraxis=_scale(trace, limit))
+    return layout(
+        figure, title, height=190 + 30 * len(words), top=_TOP, coloraxis=_scale(trace, limit)
+    )
 
 
 def plot_classes(trace: "Trace") -> go.Figure:
@@ -124,7 +128,7 @@ def plot_classes(trace: "Trace") -> go.Figure:
         f"Average indirect effect by layer and token<br><sup>{means(trace)}; a dot: p < {_SIGNIFICANT} by max-T over "
         "all cells of the panel</sup>"
     )
-    return layout(figure, title, height=380, coloraxis=_scale(trace, limit))
+    return layout(figure, title, height=400, top=_TOP, coloraxis=_scale(trace, limit))
 
 
 def plot_robustness(robustness: "Robustness") -> go.Figure:
