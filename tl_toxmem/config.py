@@ -91,8 +91,8 @@ class TraceConfig(_Config):
     """Gigabytes that the states of a trace may take beside the model."""
     screen: Screen = "none"
     """Estimate all cells first (by gradients, or in bfloat16) and measure only the highest exactly."""
-    verify_top: int = Field(10, ge=1)
-    """How many cells of each panel, the highest by the estimate, are then measured exactly."""
+    verify_top: int = Field(40, ge=1)
+    """How many cells of each site, the highest by the estimate, are then measured exactly."""
     seed: int = 0
 
     @property
