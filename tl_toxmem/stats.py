@@ -70,6 +70,18 @@ def mean_estimate(values: Any, *, seed: int) -> Estimate:
     return ratio_estimate(values, np.ones_like(values), seed=seed)
 
 
+def resampled(n: int, rng: np.random.Generator) -> Any:
+    """How often each of `n` clusters is drawn, [resample, n]."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+
+
+def interval(values: Any) -> tuple[float, float]:
+    """The percentile interval of resampled values."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)
+
+
 def ratio_difference(first: tuple[Any, Any], second: tuple[Any, Any], *, seed: int) -> Estimate:
     """The difference of two ratios of sums over independent clusters; `n` is that of the smaller sample.
 
@@ -83,16 +95,14 @@ def ratio_difference(first: tuple[Any, Any], second: tuple[Any, Any], *, seed: i
     for top, bottom in (first, second):
         top, bottom = np.asarray(top, dtype=float), np.asarray(bottom, dtype=float)
         n = len(top)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+        counts = resampled(n, rng)
         values.append(top.sum() / bottom.sum())
         drawn.append((counts @ top) / (counts @ bottom))
         sizes.append(n)
     value = float(values[0] - values[1])
     if min(sizes) < 2:
         return Estimate(value, None, None, min(sizes))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (float(q) for q in np.quantile(drawn[0] - drawn[1], (tail, 1 - tail)))
-    return Estimate(value, low, high, min(sizes))
+    return Estimate(value, *interval(drawn[0] - drawn[1]), min(sizes))
 
 
 def mean_estimates(values: Any, *, seed: int) -> list[Estimate]:
@@ -105,10 +115,9 @@ def mean_estimates(values: Any, *, seed: int) -> list[Estimate]:
     values = np.asarray(values, dtype=float)
     there = ~np.isnan(values)
     n, count = len(values), there.sum(0)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    drawn = resampled(n, np.random.default_rng(seed))
     with np.errstate(invalid="ignore"):
         means = (drawn @ np.where(there, values, 0.0)) / (drawn @ there)
-    tail = (1 - CONFIDENCE) / 2
     found = []
     for column in range(values.shape[1]):
         some = values[there[:, column], column]
@@ -116,7 +125,7 @@ def mean_estimates(values: Any, *, seed: int) -> list[Estimate]:
         low = high = None
         if len(some) > 1:
             kept = means[~np.isnan(means[:, column]), column]
-            low, high = (float(q) for q in np.quantile(kept, (tail, 1 - tail)))
+            low, high = interval(kept)
         found.append(Estimate(value, low, high, int(count[column])))
     return found
 

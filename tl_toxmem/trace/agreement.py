@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tl_toxmem.stats import CONFIDENCE, N_RESAMPLES, Estimate
+from tl_toxmem.stats import Estimate, interval, resampled
 from tl_toxmem.trace.statistics import Place
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def rank_agreement(
     value = float(_spearman(a.mean(0)[None], b.mean(0)[None])[0])
     if n < 2:
         return Estimate(value, None, None, n)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES) / n
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(_spearman(counts @ a, counts @ b), (tail, 1 - tail))
-    return Estimate(value, float(low), float(high), n)
+    counts = resampled(n, np.random.default_rng(seed)) / n
+    return Estimate(value, *interval(_spearman(counts @ a, counts @ b)), n)
 
 
 def _spearman(a: Any, b: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.config import TraceConfig
-from tl_toxmem.corrupt import counterfactual_tokens, level_of, n_draws
+from tl_toxmem.corrupt import level_of, n_draws
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import meter
@@ -86,9 +86,6 @@ def plan_trace(model: LensModel, prompts: PromptSet, *, cfg: TraceConfig) -> lis
         _check_lower(model)
     if "logit_diff" in cfg.measured:
         neutral_tokens(model, items)
-    if cfg.corruption == "replace":
-        for item in items:
-            counterfactual_tokens(model, item)
     return [plan(model, item, panels, cfg=cfg) for item in items]
 
 

@@ -68,6 +68,10 @@ class Cell:
             return self.layers.start
         return self.layers.start + 1
 
+    def cost(self, length: int, *, n_layers: int) -> int:
+        """Tokens x layers that one draw of it has to run, of `length` tokens in all."""
+        return (length - self.pos) * (n_layers - self.joins)
+
     @property
     def read_from(self) -> int:
         """The first layer whose attention can carry the restored state to another token."""

@@ -44,7 +44,7 @@ class Plan:
         return (replace(cell, prompt=prompt) for cell in self.cells.values())
 
     def cost(self, model: LensModel, cfg: TraceConfig) -> float:
-        """Tokens x layers of all cells, as `sweep.cost` counts them."""
+        """Tokens x layers of all cells and draws."""
         return sum(self._costs(model, cfg))
 
     def expected_cost(self, model: LensModel, cfg: TraceConfig) -> float:
@@ -68,7 +68,8 @@ class Plan:
 
     def _costs(self, model: LensModel, cfg: TraceConfig) -> list[float]:
         n = float(n_draws(cfg))
-        return [n * (self.length - c.pos) * (model.n_layers - c.joins) for c in self.cells.values()]
+        cells = self.cells.values()
+        return [n * cell.cost(self.length, n_layers=model.n_layers) for cell in cells]
 
 
 def state_bytes(model: LensModel, plans: Sequence["Plan"], cfg: TraceConfig) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tl_toxmem.model import Hook, HookFn, LensModel
 from tl_toxmem.sites import Site
-from tl_toxmem.trace.cells import Cell
+from tl_toxmem.trace.cells import STREAM, Cell
 from tl_toxmem.trace.group import Group
 
 _BEST_TOKENS = 2048
@@ -38,8 +38,13 @@ def run_cells(
         group: the prompts that the cells are of.
         cells: none that is zero for certain.
         max_bytes: what a batch may take.
-        advance: called with the cost (see `cost`) of what was just done.
+        advance: called with the cost of what was just done, in tokens x layers.
     """
+
+    def cost(cell: Cell) -> float:
+        length = group.width - group.pads[cell.prompt]
+        return group.n_draws * cell.cost(length, n_layers=group.model.n_layers)
+
     result = torch.empty(len(group.measure.names), len(cells))
     lengths = defaultdict(list)
     for i, cell in enumerate(cells):
@@ -51,14 +56,8 @@ def run_cells(
         for start in range(0, len(members), size):
             batch = members[start : start + size]
             result[:, batch] = _sweep(group, [cells[i] for i in batch], length)
-            advance(sum(cost(group, cells[i]) for i in batch))
+            advance(sum(cost(cells[i]) for i in batch))
     return result
-
-
-def cost(group: Group, cell: Cell) -> float:
-    """Tokens x layers that a cell has to run."""
-    length = group.width - group.column(cell.prompt, cell.pos)
-    return group.n_draws * length * (group.model.n_layers - cell.joins)
 
 
 def row_bytes(model: LensModel, length: int, width: int) -> float:
@@ -109,7 +108,7 @@ def _restore_on_joining(
     at = slice(None) if cell.onwards else slice(0, 1)
     columns = slice(column, None) if cell.onwards else slice(column, column + 1)
     first = cell.layers.start
-    if cell.site in ("resid_pre", "resid_post"):
+    if cell.site in STREAM:
         entering[:, at] = group.clean[cell.site, first][cell.prompt, columns]
     elif cell.site in ("mlp_out", "mlp_post"):
         # Nothing before an MLP's output differs in its own layer, so the difference can be added after the layer.
@@ -123,35 +122,30 @@ def _hooks(
 ) -> Iterator[Hook]:
     """One hook for each site and layer where some cell is restored, or severed, while it runs."""
     n, n_layers = group.n_draws, group.model.n_layers
-    restored: dict[tuple[Site, int], list[int]] = defaultdict(list)
+    # By site and layer, then by (at all later tokens as well, severed): cell numbers.
+    restored: dict[tuple[Site, int], dict[tuple[bool, bool], list[int]]]
+    restored = defaultdict(lambda: defaultdict(list))
     for i, cell in enumerate(cells):
+        kind = cell.onwards, bool(cell.severed)
         if cell.severed:
             site: Site = "mlp_out" if cell.severed == "mlp" else "attn_out"
             for layer in range(cell.joins, n_layers):
-                restored[site, layer].append(i)
-        elif cell.site not in ("resid_pre", "resid_post"):
+                restored[site, layer][kind].append(i)
+        elif cell.site not in STREAM:
             for layer in cell.layers:
                 if layer >= cell.joins:
-                    restored[cell.site, layer].append(i)
-    for (site, layer), members in restored.items():
+                    restored[cell.site, layer][kind].append(i)
+    for (site, layer), kinds in restored.items():
         sets = []
-        for onwards in (False, True):
-            for severed in (False, True):
-                some = [
-                    i
-                    for i in members
-                    if cells[i].onwards == onwards and bool(cells[i].severed) == severed
-                ]
-                if not some:
-                    continue
-                at = torch.tensor(some, device=rows.device)[:, None] * n
-                into = (at + torch.arange(n, device=rows.device)).flatten()
-                columns = slice(column, None if onwards else column + 1)
-                if severed:
-                    values = group.corrupted[site, layer][rows[into], columns]
-                else:
-                    values = group.clean[site, layer][rows[into] // n, columns]
-                sets.append((into, slice(None) if onwards else slice(0, 1), values))
+        for (onwards, severed), some in kinds.items():
+            at = torch.tensor(some, device=rows.device)[:, None] * n
+            into = (at + torch.arange(n, device=rows.device)).flatten()
+            columns = slice(column, None if onwards else column + 1)
+            if severed:
+                values = group.corrupted[site, layer][rows[into], columns]
+            else:
+                values = group.clean[site, layer][rows[into] // n, columns]
+            sets.append((into, slice(None) if onwards else slice(0, 1), values))
         yield site, layer, _put(sets)
 
 
