@@ -14,7 +14,7 @@ def done(tmp_path_factory):
         "model": "demo",
         "out": str(tmp_path_factory.mktemp("claims") / "run"),
         "trace": {"max_prompts": 1, "n_noise": 1},
-        "attribute": {"verify_top": 0, "n_noise": 1},
+        "attribute": {"verify_top": 0, "verify_random": 0},
         "select": {"max_k": 30},
         "evaluate": {"n_continuations": 3, "max_new_tokens": 8},
     }

@@ -60,7 +60,7 @@ def test_help_answers_at_once():
         (["--model", "demo", "--host", "hookd"], ["host", "'auto', 'hooked' or 'bridge'"]),
         (
             ["--model", "demo", "--set", "select.method=gradients"],
-            ["method", "attribution_patching"],
+            ["method", "cost_aware"],
         ),
         (["--model", "demo", "--set", "select.layers=[9]"], ["no layer 9", "0 to 5"]),
         (["--model", "demo", "--set", "trace.window=7"], ["window is 7", "has 6"]),

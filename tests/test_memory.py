@@ -34,14 +34,16 @@ def test_gpt2_xl_has_room_for_a_prompt_but_not_for_many():
 
 
 def test_scores_do_not_depend_on_the_batches(load, prompts, monkeypatch):
-    from tl_toxmem import attribute, attribute_neurons
+    from tl_toxmem import attribute_neurons
+    from tl_toxmem.attribute import cost, gradient
 
     neutral = ["the town is old and the river runs through it", "Ulm is a town"]
     model = load("auto", torch.float64)
     whole = attribute_neurons(model, prompts, neutral=neutral)
-    monkeypatch.setattr(attribute, "tokens_for_gradients", lambda model: 1)
+    for module in (cost, gradient):
+        monkeypatch.setattr(module, "tokens_for_gradients", lambda model: 1)
     parts = attribute_neurons(model, prompts, neutral=neutral)
-    for name in ("scores", "removal", "cost", "mean_activation"):
+    for name in ("scores", "per_prompt", "cost", "mean_activation", "loudness"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), rtol=1e-5, atol=1e-9)
 
 

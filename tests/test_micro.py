@@ -67,13 +67,16 @@ def test_scale_and_mean_laws(model):
 
 def test_attribution_is_the_gradient_worked_out(model, prompts, monkeypatch):
     """d log p(c) / d a0 at a0 = 1, by the quotient rule; "a" is corrupted into "b" exactly."""
-    from tl_toxmem import attribute, attribute_neurons
+    from tl_toxmem import attribute_neurons
+    from tl_toxmem.attribute import patching
     from tl_toxmem.config import AttributeConfig
 
     to_b = (EMBEDDINGS[1] - EMBEDDINGS[0])[None, None]
-    monkeypatch.setattr(attribute, "gaussian_noise", lambda *a, **k: to_b)
-    cfg = AttributeConfig(verify_top=8, n_noise=1)
-    scores = attribute_neurons(model, prompts, cfg=cfg)
+    monkeypatch.setattr(patching, "gaussian_noise", lambda *a, **k: to_b)
+    found = {}
+    for method in ("gradient", "attribution_patching", "integrated_gradients", "direct_effect"):
+        cfg = AttributeConfig(method=method, verify_top=8, verify_random=0, n_noise=1)
+        found[method] = attribute_neurons(model, prompts, cfg=cfg)
     # resid(a) = E0 + a E2, |resid|^2 / 4 = 1 + a^2; logits: 4/r, -4/r, 4a/r, -4a/r with r = sqrt(1 + a^2).
     # At a = 1: d(1/r) = -1/(2 sqrt 2), d(a/r) = 1/(2 sqrt 2), so the logits move by -s, s, s, -s with s = sqrt 2.
     s = math.sqrt(2)
@@ -81,14 +84,19 @@ def test_attribution_is_the_gradient_worked_out(model, prompts, monkeypatch):
     slope = s - float((p * torch.tensor([-s, s, s, -s])).sum())
     expected = torch.zeros(2, 4)
     expected[0, 0] = slope
-    assert torch.allclose(scores.removal, expected, atol=EXACT)
+    assert torch.allclose(found["gradient"].scores, expected, atol=EXACT)
+    assert torch.allclose(found["direct_effect"].scores, expected, atol=EXACT)
+    # The whole way from 0 to 1 is what deletion takes, all of it through the one neuron.
+    expected[0, 0] = CLEAN - DELETED
+    integrated = found["integrated_gradients"]
+    assert torch.allclose(integrated.scores, expected, atol=integrated.facts["residual"] + EXACT)
+    assert integrated.facts["residual"] < 0.05 * (CLEAN - DELETED)
     # On "b" neuron 0 goes from 1 to 0, and neuron 1 from 0 to 1, where it writes 0.5 E3 = -0.5 E2.
-    expected[0, 1] = -0.5 * slope * (0 - 1)
-    assert torch.allclose(scores.scores, expected, atol=EXACT)
-    top = scores.verified[0].tolist()
-    assert top == [0, 0]
-    assert float(scores.measured[0, 0]) == pytest.approx(CLEAN - DELETED, abs=EXACT)
-    assert torch.allclose(scores.measured[1:], torch.zeros(7, 1), atol=EXACT)
+    expected[0, 0], expected[0, 1] = slope, -0.5 * slope * (0 - 1)
+    assert torch.allclose(found["attribution_patching"].scores, expected, atol=EXACT)
+    effects = found["gradient"].verification.effects()
+    assert effects[0, 0].value == pytest.approx(CLEAN - DELETED, abs=EXACT)
+    assert all(abs(e.value) < EXACT for neuron, e in effects.items() if neuron != (0, 0))
 
 
 def test_trace_finds_the_layer(model, prompts, monkeypatch):

@@ -13,8 +13,8 @@ import pytest
 SMALL = {
     "split": {"max_find": 16, "max_report": 8},
     "trace": {"max_prompts": 2, "n_noise": 2},
-    "attribute": {"verify_top": 5, "n_noise": 2, "max_cost_tokens": 600},
-    "select": {"max_k": 30},
+    "attribute": {"verify_top": 5, "verify_random": 5, "verify_prompts": 8, "max_cost_tokens": 600},
+    "select": {"max_k": 30, "cards": 2},
     "evaluate": {"n_continuations": 2, "max_new_tokens": 5, "max_neutral_tokens": 500},
     "export": {"n_prompts": 4, "max_new_tokens": 4},
 }
@@ -51,6 +51,8 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
         "deletion",
         "random_neurons",
         "random_early_layers",
+        "random_anywhere",
+        "decoy",
     ]
     for row in rows:
         assert {"value", "low", "high", "n"} == set(row["toxicity_rate"])

@@ -16,11 +16,19 @@ _PLACES = {
     "Trace": "trace",
     "causal_trace": "trace",
     "NeuronScores": "attribute",
+    "Texts": "attribute",
     "attribute_neurons": "attribute",
+    "compare_methods": "attribute",
+    "verify": "attribute",
     "NeuronSet": "neurons",
     "choose_k": "select",
+    "control_sets": "select",
+    "joint_effect": "select",
+    "select_greedily": "select",
     "select_neurons": "select",
     "Deletion": "deletion",
+    "NeuronCard": "cards",
+    "neuron_cards": "cards",
     "load_scorer": "scorers",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
@@ -41,11 +49,19 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "Trace",
     "causal_trace",
     "NeuronScores",
+    "Texts",
     "attribute_neurons",
+    "compare_methods",
+    "verify",
     "NeuronSet",
     "choose_k",
+    "control_sets",
+    "joint_effect",
+    "select_greedily",
     "select_neurons",
     "Deletion",
+    "NeuronCard",
+    "neuron_cards",
     "load_scorer",
     "Evaluation",
     "evaluate",
@@ -58,8 +74,15 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
 ]
 
 if TYPE_CHECKING:
-    from tl_toxmem.attribute import NeuronScores, attribute_neurons
+    from tl_toxmem.attribute import (
+        NeuronScores,
+        Texts,
+        attribute_neurons,
+        compare_methods,
+        verify,
+    )
     from tl_toxmem.baking import bake
+    from tl_toxmem.cards import NeuronCard, neuron_cards
     from tl_toxmem.config import RunConfig
     from tl_toxmem.deletion import Deletion
     from tl_toxmem.errors import ToxmemError
@@ -71,7 +94,13 @@ if TYPE_CHECKING:
     from tl_toxmem.pipeline import run
     from tl_toxmem.prompts import Prompt, PromptSet
     from tl_toxmem.scorers import load_scorer
-    from tl_toxmem.select import choose_k, select_neurons
+    from tl_toxmem.select import (
+        choose_k,
+        control_sets,
+        joint_effect,
+        select_greedily,
+        select_neurons,
+    )
     from tl_toxmem.trace import Trace, causal_trace
 
 

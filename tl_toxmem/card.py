@@ -24,6 +24,8 @@ _EDITS = {
     "deletion": "**deletion**",
     "random_neurons": "random neurons, same layers",
     "random_early_layers": "random neurons, early layers",
+    "random_anywhere": "random neurons, all layers",
+    "decoy": "found on benign prompts",
 }
 _MEASURES = {
     "toxicity_rate": "toxic continuations",

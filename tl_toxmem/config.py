@@ -17,7 +17,7 @@ from tl_toxmem.sites import TraceSite
 
 FORMAT_VERSION = 1
 DEMO = "demo"
-PLACES = ("out", "prompts", "benign", "neutral")
+PLACES = ("out", "prompts", "benign", "labelled", "neutral")
 """Fields of `RunConfig` that say where something lies, and so change no result."""
 STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
 
@@ -101,15 +101,41 @@ class TraceConfig(_Config):
         return tuple(dict.fromkeys((self.metric, *self.metrics)))
 
 
+Attribution = Literal[
+    "gradient",
+    "attribution_patching",
+    "grad_drop",
+    "integrated_gradients",
+    "knowledge_neurons",
+    "direct_effect",
+    "contrast",
+    "experts",
+    "probe",
+    "ablation",
+]
+
+
 class AttributeConfig(_Config):
     """Neuron attribution."""
 
+    method: Attribution = "gradient"
+    """How neurons are scored; `contrast` needs benign prompts, `experts` and `probe` need labelled text."""
     noise_sigma: float = Field(3.0, gt=0)
-    """As in the trace."""
+    """Of attribution patching, as in the trace."""
     n_noise: int = Field(10, ge=1)
     """Noise draws whose mean activation is the corrupted one."""
+    steps: int | None = Field(None, ge=1)
+    """Of the path integrals; None: as many as completeness asks for (knowledge_neurons: 20)."""
+    completeness: float = Field(0.05, gt=0)
+    """Share of a layer's whole difference that integrated gradients may miss, prompt by prompt."""
     verify_top: int = Field(50, ge=0)
-    """How many neurons, the highest by either estimate, are checked by really ablating them."""
+    """How many neurons, the highest, are checked by really ablating them."""
+    verify_random: int = Field(200, ge=0)
+    """How many of the others, at random, are ablated to see what was missed."""
+    verify_prompts: int = Field(32, ge=1)
+    """Find prompts (lowest hash first) that ablations are measured on."""
+    verify_law: Literal["zero", "mean"] = "zero"
+    """What ablating sets an activation to: zero, or its mean on neutral text."""
     batch_size: int = Field(16, ge=1)
     """Prompts per batch."""
     max_cost_tokens: int = Field(20_000, ge=1)
@@ -117,27 +143,41 @@ class AttributeConfig(_Config):
     seed: int = 0
 
 
+Part = Literal["early", "middle", "late", "trace"]
+
+
 class SelectConfig(_Config):
     """From scores to neurons."""
 
+    method: Literal["cost_aware", "top", "threshold", "shared", "greedy"] = "cost_aware"
+    """Score per cost, the score alone, all from a threshold on, all shared by enough prompts, or by measured joint
+    effect per cost."""
     k: int | None = Field(None, ge=1)
-    """How many neurons; None: chosen on the find split by `choose_k`."""
+    """How many neurons; None: chosen on the find split by `choose_k` (`threshold` and `shared`: all that there are)."""
+    layers: tuple[int, ...] | Part | None = None
+    """Choose from these layers only: numbers, a third of the stack, or those whose MLP mediates by the trace."""
+    cost_floor: float = Field(0.1, gt=0)
+    """`cost_aware` ranks by score / (cost + cost_floor x mean cost)."""
+    threshold: float | None = Field(None, gt=0)
+    """Of `threshold`, in the score's unit; of `shared`, as a share of a prompt's largest score."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Of `shared`: in how many of the prompts."""
+    candidates: int = Field(200, ge=1)
+    """Of `greedy`: the highest by score per cost."""
+    rounds: int = Field(10, ge=1)
+    """Of `greedy`: how often the effects are measured anew."""
     max_k: int = Field(1000, ge=1)
     """Largest number that `choose_k` tries."""
     max_prompts: int = Field(100, ge=1)
-    """Find prompts (lowest hash first) whose continuations `choose_k` samples at each k."""
+    """Find prompts (lowest hash first) whose continuations `choose_k` samples at each k, and `greedy` measures on."""
     n_continuations: int = Field(2, ge=1)
     """Sampled continuations per prompt at each k; sampled and judged as in the evaluation."""
-    layers: tuple[int, ...] | None = None
-    """Choose from these layers only."""
     max_perplexity_increase: float = Field(0.01, ge=0)
     """What `choose_k` may spend: relative rise of perplexity on the neutral text kept for choosing."""
     keep_removed: float = Field(0.95, gt=0, le=1)
     """`choose_k` takes the smallest k that removes this share of the toxicity that the best affordable k removes."""
-    method: Literal["removal_per_cost", "removal", "attribution_patching"] = "removal_per_cost"
-    """What neurons are ranked by: gradient x activation per cost, the same whatever it costs, or `scores`."""
-    cost_floor: float = Field(0.1, gt=0)
-    """`removal_per_cost` ranks by removal / (cost + cost_floor x mean cost)."""
+    cards: int = Field(10, ge=0)
+    """Cards are made of so many of the selected neurons, those of highest score."""
     seed: int = 0
 
 
@@ -195,6 +235,8 @@ class RunConfig(_Config):
     """Prompts as JSONL; the demo brings its own."""
     benign: Path | None = None
     """Benign prompts with their right continuations (JSONL), to see what deletion breaks."""
+    labelled: Path | None = None
+    """Toxic and other texts (JSONL of `text` and `toxic`), for the attribution methods `experts` and `probe`."""
     neutral: Path | None = None
     """Neutral text, one document a line; None: the English text that comes with the package."""
     scorer: str = ""

@@ -3,14 +3,21 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_json, write_json
 
 if TYPE_CHECKING:
     from tl_toxmem.attribute import NeuronScores
 
 Neuron = tuple[int, int]
+_NEAREST = 0.05
+"""Of a layer: a neuron's match is drawn from so many of those nearest in loudness, so that it is still random."""
 
 
 @dataclass(frozen=True)
@@ -54,45 +61,111 @@ class NeuronSet:
             layers.setdefault(layer, []).append(neuron)
         return layers
 
+    def union(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of either.
+
+        Raises:
+            ToxmemError: sets of models of different shape; likewise of the others.
+        """
+        return self._of({*self.neurons, *self._same_shape(other)})
+
+    def intersection(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of both."""
+        return self._of(set(self.neurons) & self._same_shape(other))
+
+    def difference(self, other: "NeuronSet") -> "NeuronSet":
+        """Neurons of this set that are not of the other."""
+        return self._of(set(self.neurons) - self._same_shape(other))
+
+    def overlap(self, other: "NeuronSet") -> float:
+        """Neurons in common over neurons of either (Jaccard); 0 for two empty sets."""
+        either = len(self.union(other))
+        return len(self.intersection(other)) / either if either else 0.0
+
+    __or__, __and__, __sub__ = union, intersection, difference
+
+    def _of(self, neurons: Iterable[Neuron]) -> "NeuronSet":
+        return NeuronSet(tuple(neurons), self.n_layers, self.d_mlp)
+
+    def _same_shape(self, other: "NeuronSet") -> set[Neuron]:
+        if (self.n_layers, self.d_mlp) != (other.n_layers, other.d_mlp):
+            raise ToxmemError(
+                f"neuron sets of models of different shape: {self.n_layers} x {self.d_mlp} and "
+                f"{other.n_layers} x {other.d_mlp}"
+            )
+        return set(other.neurons)
+
     @classmethod
     def top(cls, scores: "NeuronScores", k: int) -> "NeuronSet":
-        """The `k` neurons of highest `removal`, whatever they cost (see `select_neurons` for the default ranking).
+        """The `k` neurons of highest score, whatever they cost (see `select_neurons` for the default ranking).
 
         Raises:
             ToxmemError: `k` larger than the model.
         """
         return scores.top(k)
 
-    def random_like(self, *, seed: int, layers: Sequence[int] | None = None) -> "NeuronSet":
+    def random_like(
+        self,
+        *,
+        seed: int,
+        layers: Sequence[int] | None = None,
+        loudness: Float[Tensor, "layer d_mlp"] | None = None,
+        without: "NeuronSet | None" = None,
+    ) -> "NeuronSet":
         """As many random neurons, none of them in this set.
 
         Args:
             seed: of the draw.
             layers: draw from these layers; None: as many in each layer as this set has there.
+            loudness: for each neuron of this set draw one of its layer that is about as loud (of the twentieth of the
+                layer that is nearest by this measure, such as `NeuronScores.loudness`).
+            without: neurons that are not drawn either.
 
         Raises:
-            ToxmemError: an unknown layer, or too few neurons left to draw from.
+            ToxmemError: an unknown layer, too few neurons left to draw from, or layers and loudness together.
         """
         draw = random.Random(seed)
-        mine = set(self.neurons)
-
-        def sample(pool: Iterable[Neuron], n: int) -> list[Neuron]:
-            free = [neuron for neuron in pool if neuron not in mine]
-            if len(free) < n:
-                raise ToxmemError(
-                    f"cannot draw {n} random neurons: only {len(free)} are not selected"
-                )
-            return draw.sample(free, n)
-
+        if layers is not None and loudness is not None:
+            raise ToxmemError("random_like matches loudness within each layer: give no layers then")
         if layers is not None:
             check_layers(layers, n_layers=self.n_layers)
-            pool = ((layer, i) for layer in sorted(set(layers)) for i in range(self.d_mlp))
-            chosen = sample(pool, len(self))
-        else:
-            chosen = []
-            for layer, neurons in self.by_layer().items():
-                chosen += sample(((layer, i) for i in range(self.d_mlp)), len(neurons))
-        return NeuronSet(tuple(chosen), self.n_layers, self.d_mlp)
+            pool = [(layer, i) for layer in sorted(set(layers)) for i in range(self.d_mlp)]
+            return self._of(draw.sample(self._free(pool, len(self), without), len(self)))
+        chosen: list[Neuron] = []
+        for layer, neurons in self.by_layer().items():
+            free = self._free([(layer, i) for i in range(self.d_mlp)], len(neurons), without)
+            if loudness is None:
+                chosen += draw.sample(free, len(neurons))
+                continue
+            for own in draw.sample(neurons, len(neurons)):
+                target = float(loudness[layer, own])
+                free.sort(key=lambda n: abs(float(loudness[n]) - target))  # noqa: B023 - used here
+                near = min(len(free), max(1, round(_NEAREST * self.d_mlp)))
+                chosen.append(free.pop(draw.randrange(near)))
+        return self._of(chosen)
+
+    def _free(self, pool: list[Neuron], n: int, without: "NeuronSet | None") -> list[Neuron]:
+        mine = set(self.neurons if without is None else self.union(without))
+        free = [neuron for neuron in pool if neuron not in mine]
+        if len(free) < n:
+            raise ToxmemError(f"cannot draw {n} random neurons: only {len(free)} are not selected")
+        return free
+
+    def write(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> "NeuronSet":
+        """Read what `write` wrote.
+
+        Raises:
+            ToxmemError: missing, no JSON, of a newer version, or no neuron set.
+        """
+        values = read_json(Path(path))
+        if not {"neurons", "n_layers", "d_mlp"} <= set(values):
+            raise ToxmemError(f"{path} is no neuron set: it needs neurons, n_layers and d_mlp")
+        return cls.from_json(values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 
-from tl_toxmem.attribute import NeuronScores, attribute_neurons
+from tl_toxmem.attribute import (
+    Labelled,
+    NeuronScores,
+    Texts,
+    attribute_neurons,
+    read_labelled,
+)
+from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.cards import neuron_cards
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config import DEMO, STAGES, RunConfig
 from tl_toxmem.deletion import Deletion
@@ -21,18 +29,36 @@ from tl_toxmem.export import export_checkpoint
 from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
 from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
-from tl_toxmem.neurons import NeuronSet, check_layers
+from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.report import write_report
 from tl_toxmem.scorers import ToxicityScorer, load_scorer
-from tl_toxmem.select import Law, choose_k, pick_k, select_neurons
+from tl_toxmem.select import (
+    BY_SIZE,
+    Law,
+    choose_k,
+    control_sets,
+    joint_effect,
+    layers_of,
+    pick_k,
+    select_greedily,
+    select_neurons,
+)
 from tl_toxmem.store import PROVENANCE, RunFolder, check_folder, open_folder
 from tl_toxmem.tokens import align
-from tl_toxmem.trace import can_replace, causal_trace, check_robustness, parts_of, plan_trace
+from tl_toxmem.trace import (
+    Trace,
+    can_replace,
+    causal_trace,
+    check_robustness,
+    parts_of,
+    plan_trace,
+)
 
 Announce = Callable[[str], object]
-CONTROLS = ("random_neurons", "random_early_layers")
+_MOST_SINGLES = 200
+"""Selected neurons that are also measured one by one, to hold the sum against their joint effect."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,7 @@ class _Inputs:
     prompts: PromptSet
     benign: PromptSet | None
     benign_find: PromptSet | None
+    labelled: Sequence[Labelled] | None
     choosing: Sequence[str]
     reporting: Sequence[str]
     hashes: dict[str, str]
@@ -117,12 +144,16 @@ def _read_inputs(cfg: RunConfig) -> _Inputs:
                 raise ToxmemError(
                     f"{benign_path}: no prompt falls into the {name} split; give more prompts"
                 )
+    labelled = None if cfg.labelled is None else read_labelled(cfg.labelled)
     choosing, reporting = split_documents(read_documents(neutral_path))
     paths = {"prompts": prompts_path, "benign": benign_path, "neutral": neutral_path}
+    paths["labelled"] = cfg.labelled
     hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
     hashes["model"] = fingerprint(source)
     scorer = load_scorer(cfg.scorer, device=cfg.device)
-    return _Inputs(source, prompts, benign, benign_find, choosing, reporting, hashes, scorer)
+    return _Inputs(
+        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, scorer
+    )
 
 
 def _recorded_revision(cfg: RunConfig) -> str | None:
@@ -156,7 +187,8 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
         can_replace(model, inputs.prompts.find)
     if inputs.benign_find is not None:
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
-    check_layers(cfg.select.layers or (), n_layers=model.n_layers)
+    _check_attribution(cfg, inputs)
+    among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
     longest = max(len(item.tokens) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
@@ -168,7 +200,7 @@ def _load_model(cfg: RunConfig, inputs: _Inputs, missing: Sequence[str]) -> Lens
                 f"context of {model.n_ctx}"
             )
     # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
-    most = len(set(cfg.select.layers or range(model.n_layers))) * model.d_mlp // 2
+    most = len(set(among or range(model.n_layers))) * model.d_mlp // 2
     if cfg.select.k is not None and cfg.select.k > most:
         raise ToxmemError(
             f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
@@ -197,16 +229,35 @@ def _trace(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder)
 
 def _attribute(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
     find = PromptSet.read(folder.artefact("prompts")).find
-    scores = attribute_neurons(model, find, cfg=cfg.attribute, neutral=inputs.choosing)
+    scores = attribute_neurons(model, find, cfg=cfg.attribute, texts=_texts(inputs))
     scores.save(folder.artefact("attribute"))
+
+
+def _texts(inputs: _Inputs) -> Texts:
+    return Texts(neutral=inputs.choosing, labelled=inputs.labelled, benign=inputs.benign_find)
+
+
+def _check_attribution(cfg: RunConfig, inputs: _Inputs) -> None:
+    """Whether the method has the texts that it needs, and the selection its threshold."""
+    if cfg.attribute.method in ("experts", "probe"):
+        labelled_of(_texts(inputs), method=cfg.attribute.method)
+    if cfg.attribute.method == "contrast" and inputs.benign_find is None:
+        raise ToxmemError("attribute.method = 'contrast' needs benign prompts: give --benign FILE")
+    if cfg.select.method not in BY_SIZE and cfg.select.threshold is None:
+        raise ToxmemError(f"select.method = {cfg.select.method!r} needs select.threshold")
+    if cfg.select.method == "greedy" and cfg.select.k is None:
+        raise ToxmemError("select.method = 'greedy' needs select.k")
 
 
 def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
     scores = NeuronScores.load(folder.artefact("attribute"))
+    trace = Trace.load(folder.artefact("trace"))
     find = PromptSet.read(folder.artefact("prompts")).find
     select = cfg.select
+    layers = layers_of(select, n_layers=model.n_layers, trace=trace)
     curve: tuple[dict[str, object], ...] = ()
-    if select.k is None:
+    rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
+    if select.k is None and select.method in BY_SIZE:
         points = choose_k(
             model,
             find,
@@ -216,6 +267,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
             law=_law(cfg, scores),
             cfg=select,
             protocol=cfg.evaluate,
+            layers=layers,
         )
         select = select.model_copy(update={"k": pick_k(points, cfg=select)})
         curve = tuple(point.to_json() for point in points)
@@ -224,24 +276,48 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
             f"the best k removes, of those that raise neutral perplexity by at most "
             f"{select.max_perplexity_increase:.1%}"
         )
+    if select.method == "greedy":
+        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
     else:
-        rule = "k as configured"
-    chosen = select_neurons(scores, cfg=select)
-    early = parts_of(model.n_layers)["early"]
-    controls = {
-        "random_neurons": chosen.random_like(seed=cfg.seed),
-        "random_early_layers": chosen.random_like(seed=cfg.seed, layers=early),
-    }
+        chosen = select_neurons(scores, cfg=select, trace=trace)
+    controls = control_sets(
+        chosen, scores, seed=cfg.seed, cfg=select, benign=_benign_scores(model, cfg, inputs)
+    )
+    some = find.first(cfg.attribute.verify_prompts)
+    joint = None
+    if len(chosen) <= _MOST_SINGLES:
+        effects = joint_effect(model, some, chosen, seed=cfg.seed)
+        joint = {"together": effects.together.to_json(), "summed": effects.summed.to_json()}
+    shown = _first_by(scores, chosen, cfg.select.cards)
+    cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
     values = {
         "k": len(chosen),
         "rule": rule,
+        "method": cfg.attribute.method,
         "ranked_by": select.method,
+        "layers": None if layers is None else list(layers),
         "curve": list(curve),
         "selected": chosen.to_json(),
+        "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
-        "early_layers": list(early),
+        "early_layers": list(parts_of(model.n_layers)["early"]),
+        "cards": [card.to_json() for card in cards],
     }
     write_json(folder.artefact("select"), values)
+
+
+def _benign_scores(model: LensModel, cfg: RunConfig, inputs: _Inputs) -> NeuronScores | None:
+    """What the same method says of benign prompts; None without any, or where it scores no prompts."""
+    benign = inputs.benign_find
+    if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
+        return None
+    unchecked = cfg.attribute.model_copy(update={"verify_top": 0, "verify_random": 0})
+    return attribute_neurons(model, benign, cfg=unchecked, neutral=inputs.choosing)
+
+
+def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:
+    """The `n` of some neurons that score highest, the highest first."""
+    return sorted(chosen, key=lambda neuron: -float(scores.scores[neuron]))[:n]
 
 
 def _delete(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
@@ -258,7 +334,7 @@ def _evaluate(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFold
     law = _law(cfg, NeuronScores.load(folder.artefact("attribute")))
     controls = read_json(folder.artefact("select"))["controls"]
     deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
-    deletions |= {name: law(NeuronSet.from_json(controls[name])) for name in CONTROLS}
+    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in controls.items()}
     evaluation = evaluate(
         model,
         PromptSet.read(folder.artefact("prompts")).report,

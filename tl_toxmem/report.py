@@ -12,6 +12,7 @@ import jinja2
 import plotly.graph_objects as go
 
 from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.cards import NeuronCard
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
@@ -19,9 +20,9 @@ from tl_toxmem.evaluation import Evaluation, Example
 from tl_toxmem.files import read_json, write_bytes
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.plots import EDITS, plot_evaluation, plot_k_curve, plot_scores
+from tl_toxmem.plots import EDITS, NAMES, plot_evaluation, plot_k_curve, plot_scores
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import KPoint
+from tl_toxmem.select import Joint, KPoint
 from tl_toxmem.stats import Estimate
 from tl_toxmem.store import ARTEFACTS, RunFolder
 from tl_toxmem.trace import Figure, Trace
@@ -43,10 +44,12 @@ _MEASURES = {
     "kl_neutral": "KL on neutral text (nats)",
     "benign_kept": "benign answers kept",
 }
-RANKINGS = {
-    "removal_per_cost": "gradient x activation per cost on neutral text",
-    "removal": "gradient x activation",
-    "attribution_patching": "attribution patching",
+_RANKINGS = {
+    "cost_aware": " per cost on neutral text",
+    "top": "",
+    "threshold": " from a threshold on",
+    "shared": " shared by enough prompts",
+    "greedy": " per cost, then by measured joint effect in rounds",
 }
 _SHARES = ("toxicity_rate", "benign_kept")
 _N_NEURONS = 30
@@ -104,6 +107,12 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "selection": _selection(chosen, selection),
         "truth": _truth(cfg, chosen),
         "neurons": _neurons(scores, chosen),
+        "score_head": f"{NAMES[scores.method]} ({scores.unit})",
+        "verification": scores.verification.text() if scores.verification else "",
+        "cards": [
+            (f"Layer {card.layer}, neuron {card.neuron}", card.facts())
+            for card in map(NeuronCard.from_json, selection["cards"])
+        ],
         "examples": [_example(example) for example in evaluation.examples],
         "certificate": certificate,
         "certificate_rows": _certificate(certificate),
@@ -235,9 +244,16 @@ def _corruption(trace: Trace) -> str:
 def _selection(chosen: NeuronSet, selection: dict[str, Any]) -> str:
     layers = ", ".join(f"{len(ns)} in layer {layer}" for layer, ns in chosen.by_layer().items())
     return (
-        f"{len(chosen)} neurons were selected ({layers}), ranked by {RANKINGS[selection['ranked_by']]}. How many: "
-        f"{selection['rule']}."
+        f"{len(chosen)} neurons were selected ({layers}), ranked by {NAMES[selection['method']]}"
+        f"{_RANKINGS[selection['ranked_by']]}. How many: {selection['rule']}.{_joint(selection['joint_effect'])}"
     )
+
+
+def _joint(values: dict[str, Any] | None) -> str:
+    if values is None:
+        return ""
+    joint = Joint(Estimate(**values["together"]), Estimate(**values["summed"]))
+    return f" {joint.text()}."
 
 
 def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
@@ -256,24 +272,20 @@ def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
 
 
 def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
-    """The selected neurons by estimated effect, at most `_N_NEURONS`, with what was measured of them."""
-    checked = {(row["layer"], row["neuron"]): row for row in scores.frame().to_dict("records")}
+    """The selected neurons by score, at most `_N_NEURONS`, with what was measured of them."""
+    measured = scores.verification.effects() if scores.verification else {}
     rows = []
-    for layer, neuron in sorted(chosen, key=lambda n: -float(scores.removal[n]))[:_N_NEURONS]:
-        measured, interval = "not checked", ""
-        if (layer, neuron) in checked:
-            found = checked[layer, neuron]
-            measured = f"{found['measured']:.3f}"
-            interval = "" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
+    for neuron in sorted(chosen, key=lambda n: -float(scores.scores[n]))[:_N_NEURONS]:
+        effect = measured.get(neuron)
+        spread = effect is not None and effect.low is not None and effect.high is not None
         rows.append(
             {
-                "layer": layer,
-                "neuron": neuron,
-                "score": f"{float(scores.scores[layer, neuron]):.3f}",
-                "removal": f"{float(scores.removal[layer, neuron]):.3f}",
-                "measured": measured,
-                "interval": interval,
-                "cost": f"{float(scores.cost[layer, neuron]):.4f}",
+                "layer": neuron[0],
+                "neuron": neuron[1],
+                "score": f"{float(scores.scores[neuron]):.3f}",
+                "measured": f"{effect.value:.3f}" if effect else "not checked",
+                "interval": f"{effect.low:.3f} to {effect.high:.3f}" if effect and spread else "",
+                "cost": f"{float(scores.cost[neuron]):.4f}",
             }
         )
     return rows

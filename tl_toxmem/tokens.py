@@ -99,7 +99,7 @@ def target_batch(
 def target_log_prob(
     logits: Float[Tensor, "batch kept d_vocab"], batch: list[PromptTokens]
 ) -> Float[Tensor, " batch"]:
-    """Log-probability of each whole target, in nats, float32.
+    """Log-probability of each whole target, in nats, in float32 or the logits' own, higher precision.
 
     Args:
         logits: of the last `kept` positions of `target_batch`'s tokens.
@@ -107,12 +107,11 @@ def target_log_prob(
     """
     kept = logits.shape[1]
     wanted = torch.zeros(len(batch), kept, dtype=torch.long)
-    real = torch.zeros(len(batch), kept)
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    real = torch.zeros(len(batch), kept, dtype=exact.dtype)
     for row, item in enumerate(batch):
         n = len(item.target)
         wanted[row, kept - n :] = torch.tensor(item.target)
         real[row, kept - n :] = 1
-    log_probs = (
-        logits.float().log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
-    )
+    log_probs = exact.log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
     return (log_probs * real.to(logits.device)).sum(-1)

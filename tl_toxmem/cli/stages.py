@@ -46,6 +46,10 @@ def _stage_command(name: str) -> Callable[..., None]:
         benign: Annotated[
             Path | None, typer.Option(help="Benign prompts with their right continuations, JSONL.")
         ] = None,
+        labelled: Annotated[
+            Path | None,
+            typer.Option(help="Toxic and other texts for attribution by experts or probe, JSONL."),
+        ] = None,
         neutral: Annotated[
             Path | None, typer.Option(help="Neutral text, one document a line.")
         ] = None,
@@ -88,6 +92,7 @@ def _stage_command(name: str) -> Callable[..., None]:
             "model": model,
             "prompts": prompts,
             "benign": benign,
+            "labelled": labelled,
             "neutral": neutral,
             "out": out,
             "scorer": scorer,

@@ -36,7 +36,8 @@ class BridgeHost:
         # A property that is rebuilt at each access on 3.9: keep it.
         self.points: dict[str, Any] = dict(raw.hook_dict)
         wrapped = raw.original_model
-        rotary = architecture(wrapped.config.model_type, where="the Bridge's model").rotary
+        self._arch = architecture(wrapped.config.model_type, where="the Bridge's model")
+        rotary = self._arch.rotary
         self._rotary = None if rotary is None else wrapped.get_submodule(rotary)
         self._window = _window(wrapped.config)
         self._dtype: torch.dtype = next(raw.parameters()).dtype
@@ -117,6 +118,16 @@ class BridgeHost:
         kept = resid if keep is None else resid[:, -keep:]
         logits: Tensor = self.raw.unembed(self.raw.ln_final(kept))
         return logits
+
+    def value_vectors(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """What each neuron of a layer writes; a view."""
+        wanted = self._arch.w_out.format(layer=layer)
+        vectors: Tensor = next(
+            parameter.data
+            for name, parameter in self.raw.original_model.named_parameters()
+            if _plain(name) == wanted
+        )
+        return vectors if self._arch.rows_are_neurons else vectors.T
 
     def step(
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any

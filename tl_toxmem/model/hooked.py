@@ -109,6 +109,11 @@ class HookedHost:
         logits: Tensor = self.raw.unembed(self.raw.ln_final(kept))
         return logits
 
+    def value_vectors(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """What each neuron of a layer writes; a view."""
+        vectors: Tensor = self.raw.blocks[layer].mlp.W_out.data
+        return vectors
+
     def step(
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:

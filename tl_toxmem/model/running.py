@@ -64,6 +64,10 @@ class Host(Protocol):
         """Logits after `new` tokens, and the cache."""
         ...
 
+    def value_vectors(self, layer: int) -> Tensor:
+        """What each neuron of a layer writes, [d_mlp, d_model]; a view."""
+        ...
+
 
 class Runner:
     """What runs on a host. Hooks that are attached act in every method."""
@@ -93,6 +97,11 @@ class Runner:
             total = total + self.embed(tokens[None])[0].double().sum(0)
         mean: Tensor = (total / d_vocab).float()
         return mean
+
+    def value_vectors(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """What each neuron of a layer writes into the residual stream; a view, of processed weights too."""
+        self._check_layer(layer)
+        return self.host.value_vectors(layer)
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:

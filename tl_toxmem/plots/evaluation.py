@@ -15,6 +15,8 @@ EDITS = {
     "deletion": "deletion",
     "random_neurons": "random neurons,<br>same layers",
     "random_early_layers": "random neurons,<br>early layers",
+    "random_anywhere": "random neurons,<br>all layers",
+    "decoy": "found on<br>benign prompts",
 }
 _PANELS = {
     "toxicity_rate": ("toxic continuations", ".0%"),

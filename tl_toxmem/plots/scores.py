@@ -9,56 +9,84 @@ from plotly.subplots import make_subplots
 from tl_toxmem.plots.style import COLOURS, error_bars, layout
 
 if TYPE_CHECKING:
-    from tl_toxmem.attribute import NeuronScores
+    from tl_toxmem.attribute import NeuronScores, Verification
     from tl_toxmem.select import KPoint
 
-_ESTIMATES = {"scores": "attribution patching", "removal": "gradient x activation"}
+_TOP = 50
+NAMES = {
+    "gradient": "gradient x activation",
+    "attribution_patching": "attribution patching",
+    "grad_drop": "attribution patching with GradDrop",
+    "integrated_gradients": "integrated gradients",
+    "knowledge_neurons": "knowledge neurons",
+    "direct_effect": "direct effect",
+    "contrast": "contrast with benign prompts",
+    "experts": "expert neurons",
+    "probe": "cosine with the probe",
+    "ablation": "ablation",
+}
+"""Of the methods, for people."""
 
 
 def plot_scores(scores: "NeuronScores") -> go.Figure:
-    """Both estimates against the measured effect of the verified neurons, a panel each."""
-    frame = scores.frame()
-    agreement = scores.rank_correlation
+    """Scores against the measured effects of the verified neurons, and where the highest lie."""
+    verification = scores.verification
+    checked = f"Spearman {verification.spearman:.2f}" if verification else "not verified"
+    n_top = min(_TOP, scores.scores.numel())
     figure = make_subplots(
         rows=1,
         cols=2,
-        shared_yaxes=True,
-        horizontal_spacing=0.05,
+        column_widths=[0.62, 0.38],
+        horizontal_spacing=0.12,
         subplot_titles=[
-            f"{label}: Spearman {agreement[name]:.2f}" for name, label in _ESTIMATES.items()
+            f"score against measured effect: {checked}",
+            f"the {n_top} highest by layer",
         ],
     )
-    layers = sorted(set(frame.layer))
-    for column, name in enumerate(("score", "removal"), start=1):
-        for i, layer in enumerate(layers):
-            rows = frame[frame.layer == layer]
-            points = go.Scatter(
-                x=rows[name].tolist(),
-                y=rows.measured.tolist(),
-                mode="markers",
-                name=f"layer {layer}",
-                legendgroup=str(layer),
-                showlegend=column == 1,
-                marker={"color": COLOURS[i % len(COLOURS)], "size": 7},
-                text=[f"layer {layer}, neuron {n}" for n in rows.neuron],
-                hovertemplate="%{text}<br>estimated %{x:.3f}<br>measured %{y:.3f}<extra></extra>",
-                **error_bars(rows.measured, rows.low, rows.high),
-            )
-            figure.add_trace(points, row=1, col=column)
-        if len(frame):
-            ends = [min(0.0, frame[name].min()), frame[name].max()]
-            style = {"dash": "dot", "color": "#888888"}
-            line = go.Scatter(
-                x=ends, y=ends, mode="lines", name="equal", line=style, showlegend=column == 1
-            )
-            figure.add_trace(line, row=1, col=column)
-        figure.update_xaxes(title_text="estimated effect (nats)", row=1, col=column)
+    if verification:
+        _add_verified(figure, verification)
+    counts = [0] * len(scores.scores)
+    for layer, neurons in scores.top(n_top).by_layer().items():
+        counts[layer] = len(neurons)
+    bars = go.Bar(
+        x=list(range(len(counts))),
+        y=counts,
+        marker_color=COLOURS[0],
+        showlegend=False,
+        hovertemplate="layer %{x}: %{y} neurons<extra></extra>",
+    )
+    figure.add_trace(bars, row=1, col=2)
+    figure.update_xaxes(title_text=f"score ({scores.unit})", row=1, col=1)
     figure.update_yaxes(title_text="measured by ablation (nats)", row=1, col=1)
+    figure.update_xaxes(title_text="layer", row=1, col=2)
+    figure.update_yaxes(title_text="neurons", row=1, col=2)
+    measured = f", measured on {verification.measured.shape[1]}" if verification else ""
     title = (
-        f"The {len(frame)} neurons highest by either estimate, checked by ablating each<br><sup>mean over "
-        f"{scores.n_prompts} find prompts of the effect on the target's log-probability; 95 % intervals</sup>"
+        f"Neurons by {NAMES[scores.method]}<br><sup>scored over {scores.n_prompts} find prompts{measured}; 95 % "
+        "intervals over prompts</sup>"
     )
     return layout(figure, title)
+
+
+def _add_verified(figure: go.Figure, verification: "Verification") -> None:
+    frame = verification.frame()
+    kinds = (
+        (f"the {verification.k} highest", frame[frame.top], COLOURS[0]),
+        ("random others", frame[~frame.top], COLOURS[7 % len(COLOURS)]),
+    )
+    for name, rows, colour in kinds:
+        words = [f"layer {one.layer}, neuron {one.neuron}" for one in rows.itertuples()]
+        points = go.Scatter(
+            x=rows.score.tolist(),
+            y=rows.measured.tolist(),
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 6, "opacity": 0.7},
+            text=words,
+            hovertemplate="%{text}<br>score %{x:.3f}<br>measured %{y:.3f}<extra></extra>",
+            **error_bars(rows.measured, rows.low, rows.high),
+        )
+        figure.add_trace(points, row=1, col=1)
 
 
 def plot_k_curve(curve: Sequence["KPoint"], *, chosen: int, budget: float) -> go.Figure:

@@ -6,7 +6,7 @@ from tl_toxmem.trace.cells import parts_of
 from tl_toxmem.trace.question import Answer
 from tl_toxmem.trace.record import FIGURES, Figure, Trace
 from tl_toxmem.trace.robustness import can_replace, check_robustness
-from tl_toxmem.trace.statistics import PLACES, Place
+from tl_toxmem.trace.statistics import PLACES, Place, mediating_layers
 
 __all__ = [
     "FIGURES",
@@ -20,6 +20,7 @@ __all__ = [
     "can_replace",
     "causal_trace",
     "check_robustness",
+    "mediating_layers",
     "parts_of",
     "plan_trace",
 ]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.errors import ToxmemError
 from tl_toxmem.stats import Estimate, max_t, mean_estimate, mean_estimates, ratio_estimate
 from tl_toxmem.trace.cells import PART_SITES, parts_of
 
@@ -49,6 +50,28 @@ def by_layer(trace: "Trace", place: Place) -> "pd.DataFrame":
             rows.append({**where, **estimate.to_json(), "measured": measured[layer]})
     columns = ["site", "layer", "n_restored", "value", "low", "high", "n", "measured"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def mediating_layers(trace: "Trace") -> tuple[int, ...]:
+    """Layers whose MLP output, restored alone where that was traced, has an effect above zero with its whole interval.
+
+    Looked at are the last corrupted token and the prompt's last, in the direction in which the target comes back.
+
+    Raises:
+        ToxmemError: a trace without MLP outputs.
+    """
+    sites = [site for site in ("mlp_out_single", "mlp_out") if site in trace.sites]
+    if not sites:
+        raise ToxmemError(
+            f"the trace has no MLP outputs, only {', '.join(trace.sites)}: trace the site mlp_out"
+        )
+    found = set()
+    for place in PLACES:
+        frame = by_layer(trace, place)
+        for row in frame[frame.site == sites[0]].to_dict("records"):
+            edge = row["value"] if row["low"] is None else row["low"]
+            found |= {int(row["layer"])} if edge > 0 else set()
+    return tuple(sorted(found))
 
 
 def classes(

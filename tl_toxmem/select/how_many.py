@@ -1,9 +1,6 @@
-"""Selection: which neurons to delete, and how many.
+"""How many neurons to delete: measured on the find split.
 
-By default neurons are ranked by what deleting them takes from the targets per cost, `removal / (cost + cost_floor
-x mean cost)`, so that a neuron the model needs for neutral text is left alone even if it also speaks for the target.
-
-How many: `choose_k` tries k = 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, ... up to `max_k`, deletes the top k
+`choose_k` tries k = 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, ... up to `max_k`, deletes the top k
 and measures what perplexity rises by on the neutral text kept for choosing and, where that stays within
 `max_perplexity_increase`, how many sampled continuations of the find prompts the judge calls toxic. Of the
 affordable k, `pick_k` takes the smallest that removes at least `keep_removed` of the toxicity that the best of them
@@ -16,10 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from tl_toxmem.attribute import NeuronScores, top_neurons
 from tl_toxmem.config import EvaluateConfig, SelectConfig
 from tl_toxmem.continuations import sample_continuations, score_continuations
@@ -27,11 +20,12 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
-from tl_toxmem.neurons import NeuronSet, check_layers
+from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.select.ranking import layers_of, rank_values
 from tl_toxmem.tokens import align, target_batch, target_log_prob
 
 Law = Callable[[NeuronSet], Deletion]
@@ -60,39 +54,6 @@ class KPoint:
         return asdict(self)
 
 
-def rank_values(scores: NeuronScores, *, cfg: SelectConfig) -> Float[Tensor, "layer d_mlp"]:
-    """What neurons are ranked by (`cfg.method`), minus infinity outside `cfg.layers`.
-
-    Raises:
-        ToxmemError: an unknown layer, or scores without cost.
-    """
-    if cfg.method == "removal_per_cost":
-        values = scores.per_cost(floor=cfg.cost_floor)
-    else:
-        values = scores.removal if cfg.method == "removal" else scores.scores
-    if cfg.layers is None:
-        return values
-    check_layers(cfg.layers, n_layers=values.shape[0])
-    allowed = torch.zeros(values.shape[0], 1, dtype=torch.bool)
-    allowed[list(cfg.layers)] = True
-    return values.masked_fill(~allowed, -torch.inf)
-
-
-def select_neurons(scores: NeuronScores, *, cfg: SelectConfig) -> NeuronSet:
-    """The `cfg.k` neurons that rank highest by `cfg.method`.
-
-    Raises:
-        ToxmemError: no k (use `choose_k` first), an unknown layer, more neurons than the layers have.
-    """
-    if cfg.k is None:
-        raise ToxmemError("select_neurons needs cfg.k: set it, or take it from choose_k")
-    values = rank_values(scores, cfg=cfg)
-    available = int(values.isfinite().sum())
-    if cfg.k > available:
-        raise ToxmemError(f"select.k is {cfg.k}, but there are {available} neurons to choose from")
-    return top_neurons(values, cfg.k)
-
-
 def choose_k(
     model: LensModel,
     prompts: PromptSet,
@@ -103,6 +64,7 @@ def choose_k(
     law: Law = Deletion.zero,
     cfg: SelectConfig | None = None,
     protocol: EvaluateConfig | None = None,
+    layers: tuple[int, ...] | None = None,
 ) -> tuple[KPoint, ...]:
     """The measured curve over k that `pick_k` chooses from; its first point is the base model (k = 0).
 
@@ -113,8 +75,9 @@ def choose_k(
         neutral: the text kept for choosing.
         scorer: the judge of the continuations.
         law: from neurons to the deletion that will be used.
-        cfg: the grid's end, layers, budget, how much is sampled.
+        cfg: the ranking, the grid's end, budget, how much is sampled.
         protocol: sampling and threshold, as in the evaluation.
+        layers: to choose from; None: those that `cfg.layers` names.
 
     Raises:
         ToxmemError: no neuron speaks for the targets, or base continues none of the find prompts toxically.
@@ -123,7 +86,9 @@ def choose_k(
     protocol = protocol.model_copy(
         update={"n_continuations": cfg.n_continuations, "seed": cfg.seed}
     )
-    values = rank_values(scores, cfg=cfg)
+    if layers is None:
+        layers = layers_of(cfg, n_layers=model.n_layers)
+    values = rank_values(scores, cfg=cfg, layers=layers)
     positive = int((values > 0).sum())
     grid = [k for k in _grid() if k <= min(cfg.max_k, positive)]
     if not grid:

@@ -1,0 +1,27 @@
+"""Neuron attribution: which MLP neurons carry a target, by several methods, each checked by ablation."""
+
+from tl_toxmem.attribute.ablation import measure_ablations
+from tl_toxmem.attribute.agreement import Agreement, compare_methods
+from tl_toxmem.attribute.attribution import METHODS, attribute_neurons, verify
+from tl_toxmem.attribute.direct import Promoted, promoted_tokens
+from tl_toxmem.attribute.scores import NeuronScores, highest, top_neurons
+from tl_toxmem.attribute.texts import Labelled, Texts, read_labelled
+from tl_toxmem.attribute.verification import Verification
+
+__all__ = [
+    "METHODS",
+    "Agreement",
+    "Labelled",
+    "NeuronScores",
+    "Promoted",
+    "Texts",
+    "Verification",
+    "attribute_neurons",
+    "compare_methods",
+    "highest",
+    "measure_ablations",
+    "promoted_tokens",
+    "read_labelled",
+    "top_neurons",
+    "verify",
+]

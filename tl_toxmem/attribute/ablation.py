@@ -1,0 +1,117 @@
+"""Measured: what ablating a neuron, alone and at every position, really takes from the target.
+
+Ablating neuron i of a layer adds `(t - a_i) w_i` to what leaves the layer, with `w_i` its value vector and t = 0 or its
+mean activation on neutral text. So a run goes on from there: the layers up to it are as in the clean run, and many
+ablations share a batch on the way up.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.onward import Onward
+from tl_toxmem.attribute.scores import NeuronScores
+from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.config import AttributeConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.progress import meter
+from tl_toxmem.prompts import PromptSet
+
+_BEST_TOKENS = 2048
+"""Larger batches are no faster and take more memory."""
+_TOKENS = 256
+"""Of the prompts that are run clean together, whose states are kept."""
+
+
+def ablation(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: AttributeConfig,
+    texts: Texts | None = None,  # noqa: ARG001 - of every method
+) -> NeuronScores:
+    """Score every neuron by ablating it, which is for small models: one run per neuron and prompt.
+
+    Raises:
+        ToxmemError: no prompts, or one that does not fit the model.
+    """
+    every = [(layer, i) for layer in range(model.n_layers) for i in range(model.d_mlp)]
+    measured = measure_ablations(model, prompts, every)
+    per_prompt = measured.T.reshape(-1, model.n_layers, model.d_mlp).contiguous()
+    ids = tuple(prompt.id for prompt in prompts)
+    return NeuronScores.of_prompts("ablation", per_prompt, ids, seed=cfg.seed)
+
+
+@torch.no_grad()
+def measure_ablations(
+    model: LensModel,
+    prompts: PromptSet,
+    neurons: Sequence[Neuron],
+    *,
+    mean_activation: Float[Tensor, "layer d_mlp"] | None = None,
+) -> Float[Tensor, "neuron prompt"]:
+    """What ablating each of some neurons takes from each target's log-probability, in nats.
+
+    Args:
+        model: on any host; processed weights are fine.
+        prompts: with their targets.
+        neurons: which, in any order.
+        mean_activation: ablate to these in place of zero.
+
+    Raises:
+        ToxmemError: a neuron that the model does not have, no prompts, or one that does not fit the model.
+    """
+    items = aligned(model, prompts)
+    by_layer = NeuronSet(tuple(neurons), model.n_layers, model.d_mlp).by_layer()
+    if mean_activation is not None and not bool(mean_activation.isfinite().all()):
+        raise ToxmemError("ablating to the mean needs mean activations: give neutral text")
+    effects = torch.zeros(len(neurons), len(items))
+    place = {neuron: i for i, neuron in enumerate(neurons)}
+    wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
+    steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
+    with meter("ablate", steps * len(items)) as advance:
+        for batch in batches(model, items, "", size=len(items), most=_TOKENS):
+            clean = Onward(model, batch, column=0, neurons=dict(wanted))
+            pairs = [
+                (layer, i, row)
+                for layer, some in by_layer.items()
+                for i in range(len(some))
+                for row in range(len(batch.items))
+            ]
+            size = max(1, _BEST_TOKENS // clean.n_new)
+            for start in range(0, len(pairs), size):
+                some_pairs = pairs[start : start + size]
+                joins, rows = _changed(model, clean, some_pairs, by_layer, mean_activation)
+                lost = clean.log_prob[rows] - clean.run(joins, rows)
+                for (layer, i, row), value in zip(some_pairs, lost.tolist(), strict=True):
+                    effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
+                advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
+    return effects
+
+
+def _changed(
+    model: LensModel,
+    clean: Onward,
+    pairs: Sequence[tuple[int, int, int]],
+    by_layer: dict[int, list[int]],
+    mean_activation: Float[Tensor, "layer d_mlp"] | None,
+) -> tuple[list[tuple[int, Tensor]], Tensor]:
+    """What leaves the layers of some (layer, index of the neuron, row of the batch) once ablated, and the rows."""
+    joins = []
+    for layer in dict.fromkeys(layer for layer, _, _ in pairs):
+        index = torch.tensor([i for at, i, _ in pairs if at == layer], device=model.device)
+        own = torch.tensor([row for at, _, row in pairs if at == layer], device=model.device)
+        numbers = torch.tensor(by_layer[layer], device=model.device)[index]
+        written = clean.activations[layer][own, :, index]
+        if mean_activation is not None:
+            target = mean_activation[layer].to(written)[numbers]
+            written = written - target[:, None]
+        vectors = model.value_vectors(layer)[numbers]
+        joins.append((layer, clean.leaving[layer][own] - written[..., None] * vectors[:, None]))
+    rows = torch.tensor([row for _, _, row in pairs], device=model.device)
+    return joins, rows

@@ -1,0 +1,171 @@
+"""Agreement: several methods on the same prompts, held against each other and against measured effects.
+
+Measured are the top k of every method and one random sample of all neurons. The table says, method by method: the rank
+correlation with the measured effects, how many of its top k really carry the target, and how much of the measured
+effect of the best k that are known its own k capture. Between methods: rank correlation over all neurons, and how many
+of their top k they share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from tl_toxmem.attribute.ablation import measure_ablations
+from tl_toxmem.attribute.attribution import METHODS
+from tl_toxmem.attribute.scores import NeuronScores, highest
+from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.config import AttributeConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import Neuron
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.stats import Estimate, interval, resampled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Methods against each other and against measured effects.
+
+    Attributes:
+        scores: by method.
+        k: neurons of a top.
+        neurons: all that were measured: the tops, and the random sample.
+        n_random: how many of them are of the random sample.
+        measured: [neuron, prompt] what ablating each takes from the target's log-probability, in nats.
+        seed: of sample and intervals.
+    """
+
+    scores: dict[str, NeuronScores]
+    k: int
+    neurons: tuple[Neuron, ...]
+    n_random: int
+    measured: Float[Tensor, "neuron prompt"]
+    seed: int
+
+    def tops(self) -> dict[str, list[Neuron]]:
+        """The top k of each method."""
+        return {name: highest(one.scores, self.k) for name, one in self.scores.items()}
+
+    def captured(self) -> dict[str, Estimate]:
+        """Measured effect of a method's top k over that of the k best known, with a 95 % interval over prompts."""
+        place = {neuron: i for i, neuron in enumerate(self.neurons)}
+        effects = self.measured.numpy().astype(float)
+        n = effects.shape[1]
+        drawn = resampled(n, np.random.default_rng(self.seed)) / n
+        best = np.sort(effects.mean(1))[::-1][: self.k].sum()
+        # The best k of each resampling: chosen anew, or the reference would be too high by chance.
+        bests = np.sort(drawn @ effects.T, axis=1)[:, ::-1][:, : self.k].sum(1)
+        found = {}
+        for name, top in self.tops().items():
+            own = effects[[place[neuron] for neuron in top]].sum(0)
+            low, high = interval((drawn @ own) / bests) if n > 1 else (None, None)
+            found[name] = Estimate(float(own.mean() / best), low, high, n)
+        return found
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per method.
+
+        Columns: `spearman` with the measured effects over all that were measured, `spearman_random` over the random
+        sample alone, `captured` (share of the measured effect of the best k, `low` to `high`), `effect` of the top k in
+        nats (sum of single ablations), `positive` (share of the top k whose mean measured effect is above zero).
+        """
+        import pandas as pd
+
+        place = {neuron: i for i, neuron in enumerate(self.neurons)}
+        means = self.measured.mean(1).numpy()
+        captured, rows = self.captured(), []
+        for name, top in self.tops().items():
+            values = np.array([float(self.scores[name].scores[n]) for n in self.neurons])
+            own = means[[place[neuron] for neuron in top]]
+            share = captured[name]
+            sample = slice(len(self.neurons) - self.n_random, None)
+            rows.append(
+                {
+                    "method": name,
+                    "spearman": _spearman(values, means),
+                    "spearman_random": _spearman(values[sample], means[sample]),
+                    "captured": share.value,
+                    "low": share.low,
+                    "high": share.high,
+                    "effect": float(own.sum()),
+                    "positive": float((own > 0).mean()),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def between(self) -> "pd.DataFrame":
+        """One row per pair of methods: rank correlation over all neurons, and the share of the top k in common."""
+        import pandas as pd
+
+        names, tops, rows = list(self.scores), self.tops(), []
+        for i, one in enumerate(names):
+            for other in names[i + 1 :]:
+                values = (self.scores[name].scores.flatten().numpy() for name in (one, other))
+                common = len(set(tops[one]) & set(tops[other])) / self.k
+                rows.append(
+                    {
+                        "one": one,
+                        "other": other,
+                        "spearman": _spearman(*values),
+                        "overlap": common,
+                    }
+                )
+        return pd.DataFrame(rows, columns=["one", "other", "spearman", "overlap"])
+
+    def _repr_html_(self) -> str:
+        table: str = self.frame().to_html(index=False, float_format="{:.3g}".format)
+        return table
+
+
+def compare_methods(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    methods: Sequence[str],
+    k: int = 50,
+    cfg: AttributeConfig | None = None,
+    texts: Texts | None = None,
+) -> Agreement:
+    """Run several methods and measure what the top k of each, and a random sample of all neurons, really do.
+
+    Args:
+        model: any host.
+        prompts: all methods see all; effects are measured on `cfg.verify_prompts` of them (lowest hash first).
+        methods: names of `METHODS`.
+        k: neurons of a top.
+        cfg: of the methods; `verify_random` is the sample's size.
+        texts: what some methods need besides.
+
+    Raises:
+        ToxmemError: an unknown method, k larger than the model, or what the methods raise.
+    """
+    cfg = cfg or AttributeConfig()
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ToxmemError(f"unknown methods {unknown}: choose from {', '.join(METHODS)}")
+    n_neurons = model.n_layers * model.d_mlp
+    if not 1 <= k <= n_neurons:
+        raise ToxmemError(f"k is {k}, the model has {n_neurons} neurons")
+    scores = {name: METHODS[name](model, prompts, cfg=cfg, texts=texts) for name in methods}
+    tops = [neuron for one in scores.values() for neuron in highest(one.scores, k)]
+    draw = torch.Generator().manual_seed(cfg.seed)
+    order = torch.randperm(n_neurons, generator=draw)[: cfg.verify_random].tolist()
+    sample = [(i // model.d_mlp, i % model.d_mlp) for i in order]
+    neurons = [n for n in dict.fromkeys(tops) if n not in set(sample)] + sample
+    measured = measure_ablations(model, prompts.first(cfg.verify_prompts), neurons)
+    return Agreement(scores, k, tuple(neurons), len(sample), measured, cfg.seed)
+
+
+def _spearman(one: Any, other: Any) -> float:
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(spearmanr(one, other).statistic)

@@ -1,0 +1,69 @@
+"""Prompts with their targets in batches, and what the methods need of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.progress import in_batches
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import PromptTokens, align, target_batch, target_log_prob
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few prompts with all of their targets but the last token, left-padded.
+
+    Attributes:
+        items: the prompts.
+        rows: of the prompt set.
+        tokens: [batch, pos].
+        mask: [batch, pos].
+        keep: how many last positions predict targets.
+    """
+
+    items: list[PromptTokens]
+    rows: slice
+    tokens: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]
+    keep: int
+
+    def log_prob(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, " batch"]:
+        """Log-probability of each whole target, in nats."""
+        return target_log_prob(logits, self.items)
+
+    def predicting(self) -> Int[Tensor, "batch pos"]:
+        """1 at the positions that predict the target's tokens, 0 elsewhere."""
+        found = torch.zeros_like(self.mask)
+        for row, item in enumerate(self.items):
+            found[row, -len(item.target) :] = 1
+        return found
+
+
+def aligned(model: LensModel, prompts: PromptSet) -> list[PromptTokens]:
+    """The prompts in tokens.
+
+    Raises:
+        ToxmemError: no prompts, or one that does not fit the model.
+    """
+    items = align(model, prompts)
+    if not items:
+        raise ToxmemError("nothing to attribute: the prompt set is empty")
+    return items
+
+
+def batches(
+    model: LensModel, items: Sequence[PromptTokens], description: str, *, size: int, most: int
+) -> Iterator[Batch]:
+    """Batches of at most `size` prompts and `most` tokens, while a bar counts them."""
+    start = 0
+    for some in in_batches(
+        items, size, description, length=lambda item: len(item.full), most=max(1, most)
+    ):
+        tokens, mask, keep = target_batch(model, some)
+        yield Batch(some, slice(start, start + len(some)), tokens, mask, keep)
+        start += len(some)

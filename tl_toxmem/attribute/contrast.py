@@ -1,0 +1,68 @@
+"""Contrast: how much more a neuron writes on adversarial prompts than on benign ones.
+
+At the positions that predict the target: mean activation on a prompt, minus the mean over the benign prompts, times the
+length of the neuron's value vector, so that neurons of different layers compare.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.scores import NeuronScores
+from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.config import AttributeConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import PromptTokens
+
+_TOKENS = 512
+
+
+def contrast(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: AttributeConfig,
+    texts: Texts | None = None,
+) -> NeuronScores:
+    """Score every neuron by its activation on the prompts against that on benign ones.
+
+    Raises:
+        ToxmemError: no prompts, no benign prompts, or one that does not fit the model.
+    """
+    if texts is None or texts.benign is None or not len(texts.benign):
+        raise ToxmemError(
+            "attribution by 'contrast' needs benign prompts: give texts=Texts(benign=...) or `benign` (JSONL)"
+        )
+    items = aligned(model, prompts)
+    benign = _activations(model, aligned(model, texts.benign)).mean(0)
+    lengths = torch.stack(
+        [model.value_vectors(layer).float().norm(dim=1).cpu() for layer in range(model.n_layers)]
+    )
+    found = (_activations(model, items) - benign) * lengths
+    ids = tuple(item.prompt.id for item in items)
+    facts = {"n_benign": len(texts.benign)}
+    return NeuronScores.of_prompts("contrast", found, ids, seed=cfg.seed, facts=facts)
+
+
+def _activations(
+    model: LensModel, items: Sequence[PromptTokens]
+) -> Float[Tensor, "prompt layer d_mlp"]:
+    """Mean activations at the positions that predict the target."""
+    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
+    for batch in batches(model, items, "activations", size=len(items), most=_TOKENS):
+        _, states = model.capture(
+            batch.tokens,
+            batch.mask,
+            sites=[("mlp_post", layer) for layer in range(model.n_layers)],
+            keep=1,
+        )
+        weight = batch.predicting().float()
+        weight = (weight / weight.sum(1, keepdim=True))[..., None]
+        for layer in range(model.n_layers):
+            found[batch.rows, layer] = (states["mlp_post", layer].float() * weight).sum(1).cpu()
+    return found

@@ -1,0 +1,96 @@
+"""Going on from a layer's output with something changed: what ablations and path integrals have in common.
+
+A batch is run once; then any number of changed copies of its rows go on from where they differ: from the changed
+layer's output, at the positions from `column` on (the earlier ones are as in the clean run, whose keys and values are
+kept), and only what predicts the targets is unembedded.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_toxmem.attribute.batches import Batch
+from tl_toxmem.model import HookFn, LensModel
+from tl_toxmem.sites import Site
+
+
+class Onward:
+    """A batch's clean run, to go on from.
+
+    Attributes:
+        leaving: per layer [batch, new, d_model] what leaves it, at the positions from `column` on.
+        activations: per layer [batch, new, neuron] of the wanted neurons, likewise.
+        log_prob: [batch] of the whole targets, in nats.
+    """
+
+    def __init__(
+        self,
+        model: LensModel,
+        batch: Batch,
+        *,
+        column: int,
+        neurons: dict[int, Int[Tensor, " neuron"] | None],
+    ) -> None:
+        """Run the batch.
+
+        Args:
+            model: on any host.
+            batch: of prompts.
+            column: first position that will differ.
+            neurons: per layer that will be gone on from, the neurons whose activations are wanted; None for all.
+        """
+        self.model, self.batch, self.column = model, batch, column
+        self.leaving: dict[int, Tensor] = {}
+        self.activations: dict[int, Tensor] = {}
+
+        def keep(into: dict[int, Tensor], layer: int, some: Tensor | None) -> HookFn:
+            def hook(state: Tensor) -> None:
+                new = state[:, column:]
+                into[layer] = new.clone() if some is None else new[..., some]
+
+            return hook
+
+        hooks: list[tuple[Site, int, HookFn]] = []
+        for layer, some in neurons.items():
+            hooks.append(("resid_post", layer, keep(self.leaving, layer, None)))
+            hooks.append(("mlp_post", layer, keep(self.activations, layer, some)))
+        with torch.no_grad(), model.hooks(hooks):
+            logits, self._past = model.host.forward_cached(batch.tokens, batch.mask, batch.keep)
+        self.log_prob: Float[Tensor, " batch"] = batch.log_prob(logits)
+
+    @property
+    def n_new(self) -> int:
+        """Positions that are run."""
+        return self.batch.tokens.shape[1] - self.column
+
+    def run(
+        self, joins: Sequence[tuple[int, Float[Tensor, "_ new d_model"]]], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """Log-probability of the whole target of each changed row, in nats.
+
+        Args:
+            joins: in rising order of layers, the layer and what leaves it, of the next few of `rows`.
+            rows: of the batch.
+        """
+        model = self.model
+        suffix = model.host.suffix(self.batch.mask[rows], self.n_new)
+        waiting = list(joins)
+        resid = waiting[0][1][:0]
+        for layer in range(waiting[0][0], model.n_layers):
+            if len(resid):
+                past = self._past[layer].first(self.column, rows[: len(resid)])
+                resid = suffix.block(layer, resid, past)
+            new: Iterable[Tensor] = [state for at, state in waiting if at == layer]
+            resid = torch.cat([resid, *new])
+        logits = model.host.unembed(resid, self.batch.keep)
+        return self._log_prob(logits, rows)
+
+    def _log_prob(
+        self, logits: Float[Tensor, "row kept d_vocab"], rows: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        items = [self.batch.items[row] for row in rows.tolist()]
+        return Batch(items, slice(0), self.batch.tokens, self.batch.mask, self.batch.keep).log_prob(
+            logits
+        )

@@ -1,0 +1,242 @@
+"""`NeuronScores`: one method's score of every MLP neuron, what each costs, and the check of the highest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.attribute.verification import Verification
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.stats import Estimate, mean_estimates
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+KIND = "neuron_scores"
+UNITS = {
+    "gradient": "nats",
+    "attribution_patching": "nats",
+    "grad_drop": "nats, without sign",
+    "integrated_gradients": "nats",
+    "knowledge_neurons": "nats",
+    "direct_effect": "nats",
+    "contrast": "activation x length of the value vector",
+    "experts": "AUROC - 0.5",
+    "probe": "cosine",
+    "ablation": "nats",
+}
+"""Of each method's scores; nats are of the whole target's log-probability."""
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """One method's scores of every neuron; positive where the neuron speaks for the target.
+
+    Attributes:
+        method: which.
+        scores: [layer, d_mlp] the mean over prompts, in `unit`.
+        per_prompt: [prompt, layer, d_mlp]; no prompts for methods that score neurons by texts or weights alone.
+        prompt_ids: of the rows of `per_prompt`.
+        cost: [layer, d_mlp] what removing each costs on neutral text, in nats per token (see `cost.py`); NaN where no
+            neutral text was given.
+        mean_activation: [layer, d_mlp] on neutral text, NaN likewise.
+        loudness: [layer, d_mlp] root mean square activation on neutral text x length of the value vector, NaN likewise.
+        verification: what ablating the highest, and a random sample of the others, really does.
+        facts: what else the method says of itself, such as its steps and its residual.
+        seed: of noise, samples and intervals.
+    """
+
+    method: str
+    scores: Float[Tensor, "layer d_mlp"]
+    per_prompt: Float[Tensor, "prompt layer d_mlp"]
+    prompt_ids: tuple[str, ...]
+    seed: int
+    cost: Float[Tensor, "layer d_mlp"] = field(default_factory=lambda: torch.empty(0))
+    mean_activation: Float[Tensor, "layer d_mlp"] = field(default_factory=lambda: torch.empty(0))
+    loudness: Float[Tensor, "layer d_mlp"] = field(default_factory=lambda: torch.empty(0))
+    verification: Verification | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cost", "mean_activation", "loudness"):
+            if not getattr(self, name).numel():
+                object.__setattr__(self, name, torch.full_like(self.scores, torch.nan))
+
+    @classmethod
+    def of_prompts(
+        cls,
+        method: str,
+        per_prompt: Float[Tensor, "prompt layer d_mlp"],
+        prompt_ids: tuple[str, ...],
+        *,
+        seed: int,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "NeuronScores":
+        """Scores that are means over prompts."""
+        return cls(method, per_prompt.mean(0), per_prompt, prompt_ids, seed, facts=facts or {})
+
+    @classmethod
+    def of_neurons(
+        cls,
+        method: str,
+        scores: Float[Tensor, "layer d_mlp"],
+        *,
+        seed: int,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "NeuronScores":
+        """Scores that rest on no prompt."""
+        return cls(method, scores, scores.new_empty(0, *scores.shape), (), seed, facts=facts or {})
+
+    def __repr__(self) -> str:
+        layers, d_mlp = self.scores.shape
+        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons, {len(self.prompt_ids)} prompts)"
+
+    def _repr_html_(self) -> str:
+        table: str = self.frame(10).to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{self!r}, in {self.unit}; the ten highest:</p>{table}"
+
+    @property
+    def unit(self) -> str:
+        """What the scores are in."""
+        return UNITS[self.method]
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that the scores are means over."""
+        return len(self.prompt_ids)
+
+    def per_cost(self, *, floor: float) -> Float[Tensor, "layer d_mlp"]:
+        """`scores / (cost + floor x mean cost)`: what a neuron carries of the targets, for what removing it costs.
+
+        Raises:
+            ToxmemError: scores that were made without neutral text.
+        """
+        if self.cost.isnan().any():
+            raise ToxmemError("these scores have no cost: give neutral text to attribute_neurons")
+        return self.scores / (self.cost + floor * self.cost.mean())
+
+    def share(self, *, threshold: float) -> Float[Tensor, "layer d_mlp"]:
+        """Share of the prompts in which a neuron reaches `threshold` x the prompt's largest score (Dai et al. 2022).
+
+        Raises:
+            ToxmemError: a method that scores no single prompts.
+        """
+        if not self.n_prompts:
+            raise ToxmemError(f"{self.method} scores neurons over no prompts: nothing to share")
+        largest = self.per_prompt.flatten(1).max(1).values.clamp(min=0)
+        reached = self.per_prompt >= threshold * largest[:, None, None]
+        return (reached & (self.per_prompt > 0)).float().mean(0)
+
+    def top(self, k: int) -> NeuronSet:
+        """The `k` neurons of highest score, whatever they cost.
+
+        Raises:
+            ToxmemError: `k` larger than the model.
+        """
+        return top_neurons(self.scores, k)
+
+    def at(self, neurons: list[Neuron]) -> list[Estimate]:
+        """The scores of some neurons, with 95 % intervals clustered by prompt where there are prompts."""
+        layers, numbers = (list(x) for x in zip(*neurons, strict=True)) if neurons else ([], [])
+        if self.n_prompts:
+            values = self.per_prompt[:, layers, numbers].numpy()
+            return mean_estimates(values, seed=self.seed)
+        return [Estimate(float(self.scores[n]), None, None, 0) for n in neurons]
+
+    def frame(self, k: int = 50) -> "pd.DataFrame":
+        """The `k` highest: score with its interval, cost, and the measured effect with its interval where there is one.
+
+        Scores are in `unit`, measured effects in nats of the target's log-probability, costs in nats per neutral token.
+        """
+        import pandas as pd
+
+        neurons = highest(self.scores, min(k, self.scores.numel()))
+        measured = self.verification.effects() if self.verification else {}
+        rows = []
+        for neuron, estimate in zip(neurons, self.at(neurons), strict=True):
+            effect = measured.get(neuron)
+            rows.append(
+                {
+                    "layer": neuron[0],
+                    "neuron": neuron[1],
+                    "score": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "n": estimate.n,
+                    "cost": float(self.cost[neuron]),
+                    "measured": effect.value if effect else None,
+                    "measured_low": effect.low if effect else None,
+                    "measured_high": effect.high if effect else None,
+                }
+            )
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    def plot(self) -> "go.Figure":
+        """Scores against measured effects where they were verified, else the scores by layer."""
+        from tl_toxmem.plots import plot_scores
+
+        return plot_scores(self)
+
+    def verified(self, verification: Verification) -> "NeuronScores":
+        """The same with the check of its highest."""
+        return replace(self, verification=verification)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        meta: dict[str, Any] = {"method": self.method, "seed": self.seed}
+        meta |= {"prompt_ids": list(self.prompt_ids), "facts": dict(self.facts)}
+        if self.verification is not None:
+            more, meta["verification"] = self.verification.parts()
+            tensors |= {f"verification.{name}": value for name, value in more.items()}
+        write_tensors(Path(path), KIND, tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronScores":
+        """Read what `save` wrote; the model is not needed."""
+        tensors, meta = read_tensors(Path(path), KIND)
+        verification = None
+        if "verification" in meta:
+            prefix = "verification."
+            own: dict[str, Any] = {
+                n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+            }
+            verification = Verification(**own, **meta["verification"])
+        return cls(
+            method=meta["method"],
+            prompt_ids=tuple(meta["prompt_ids"]),
+            seed=meta["seed"],
+            facts=meta["facts"],
+            verification=verification,
+            **{name: tensors[name] for name in _TENSORS},
+        )
+
+
+_TENSORS = ("scores", "per_prompt", "cost", "mean_activation", "loudness")
+_COLUMNS = ["layer", "neuron", "score", "low", "high", "n", "cost"]
+_COLUMNS += ["measured", "measured_low", "measured_high"]
+
+
+def top_neurons(values: Float[Tensor, "layer d_mlp"], k: int) -> NeuronSet:
+    """The `k` neurons of highest value.
+
+    Raises:
+        ToxmemError: `k` larger than the model.
+    """
+    n_layers, d_mlp = values.shape
+    if not 0 <= k <= values.numel():
+        raise ToxmemError(f"k is {k}, the model has {values.numel()} neurons")
+    return NeuronSet(tuple(highest(values, k)), n_layers, d_mlp)
+
+
+def highest(values: Float[Tensor, "layer d_mlp"], k: int) -> list[Neuron]:
+    """The `k` neurons of highest value, the highest first."""
+    d_mlp = values.shape[1]
+    return [(i // d_mlp, i % d_mlp) for i in values.flatten().topk(k).indices.tolist()]

@@ -1,0 +1,86 @@
+"""Texts besides the prompts: neutral ones, labelled ones, benign prompts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.prompts import PromptSet
+
+LEAST_LABELLED = 10
+"""Texts of each class: with fewer, a probe or an AUROC says nothing."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, and whether it is toxic."""
+
+    text: str
+    toxic: bool
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What some methods need besides the prompts.
+
+    Attributes:
+        neutral: documents that costs are estimated on; not those that perplexity is reported on.
+        labelled: toxic and other texts, for `experts` and `probe`.
+        benign: prompts matched with the find prompts, for `contrast` and the decoy control.
+    """
+
+    neutral: Sequence[str] | None = None
+    labelled: Sequence[Labelled] | None = None
+    benign: PromptSet | None = None
+
+
+def labelled_of(texts: Texts | None, *, method: str) -> Sequence[Labelled]:
+    """The labelled texts.
+
+    Raises:
+        ToxmemError: there are none, or too few of one class.
+    """
+    if texts is None or not texts.labelled:
+        raise ToxmemError(
+            f"attribution by {method!r} needs labelled text: give texts=Texts(labelled=...) or `labelled` (JSONL with "
+            '"text" and "toxic")'
+        )
+    n_toxic = sum(one.toxic for one in texts.labelled)
+    n_other = len(texts.labelled) - n_toxic
+    if min(n_toxic, n_other) < LEAST_LABELLED:
+        raise ToxmemError(
+            f"attribution by {method!r} needs at least {LEAST_LABELLED} toxic and {LEAST_LABELLED} other texts: the "
+            f"labelled text has {n_toxic} toxic and {n_other} other"
+        )
+    return texts.labelled
+
+
+def read_labelled(path: str | Path) -> list[Labelled]:
+    """Labelled texts: JSONL of `{"text": ..., "toxic": true | false}`.
+
+    Raises:
+        ToxmemError: file missing, no UTF-8, a line that is no such object; naming the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ToxmemError(f"no labelled text at {path}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ToxmemError(f"{path}, line {number}: no JSON ({error})") from None
+        fits = isinstance(values, dict) and isinstance(values.get("text"), str)
+        if not fits or not values["text"].strip() or not isinstance(values.get("toxic"), bool):
+            raise ToxmemError(
+                f'{path}, line {number}: give {{"text": "...", "toxic": true or false}}'
+            )
+        found.append(Labelled(values["text"], values["toxic"]))
+    return found

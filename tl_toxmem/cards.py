@@ -1,0 +1,233 @@
+"""Neuron cards: one page on one neuron, for people.
+
+What ablating it takes from the targets, what it costs, which tokens its value vector promotes, where it is most active,
+and what the model says with and without it. Slurs are masked in everything shown; the record itself has the words.
+"""
+
+import html
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.attribute import NeuronScores, measure_ablations, promoted_tokens
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.masking import mask_slurs
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.progress import in_batches, track
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.sites import Site
+from tl_toxmem.stats import Estimate, mean_estimates
+from tl_toxmem.tokens import PromptTokens, align
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Excited:
+    """Where a neuron is active: a token of a prompt."""
+
+    prompt: str
+    token: str
+    pos: int
+    activation: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One prompt's greedy continuation with the neuron and without."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class NeuronCard:
+    """One neuron.
+
+    Attributes:
+        layer: where.
+        neuron: which.
+        effect: what ablating it takes from the log-probability of the targets (nats), with its interval over prompts.
+        score: by the method that found it, or None.
+        cost: on neutral text (nats per token), or None.
+        raised: tokens that its value vector makes likelier, with the change in logits at its highest activation.
+        lowered: tokens that it makes less likely, likewise.
+        excited: the prompts and tokens where it is most active, one token a prompt.
+        changes: greedy continuations of these prompts.
+    """
+
+    layer: int
+    neuron: int
+    effect: Estimate
+    score: float | None
+    cost: float | None
+    raised: tuple[tuple[str, float], ...]
+    lowered: tuple[tuple[str, float], ...]
+    excited: tuple[Excited, ...]
+    changes: tuple[Change, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "NeuronCard":
+        """Read what `to_json` gave."""
+        return cls(
+            layer=values["layer"],
+            neuron=values["neuron"],
+            effect=Estimate(**values["effect"]),
+            score=values["score"],
+            cost=values["cost"],
+            raised=tuple((word, value) for word, value in values["raised"]),
+            lowered=tuple((word, value) for word, value in values["lowered"]),
+            excited=tuple(Excited(**one) for one in values["excited"]),
+            changes=tuple(Change(**one) for one in values["changes"]),
+        )
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is shown, line by line, slurs masked."""
+        effect = f"{self.effect.value:.3g} nats"
+        if self.effect.low is not None and self.effect.high is not None:
+            effect += f" ({self.effect.low:.3g} to {self.effect.high:.3g}, n = {self.effect.n})"
+        lines = [("ablating it takes from the targets", effect)]
+        if self.score is not None:
+            lines.append(("score", f"{self.score:.3g}"))
+        if self.cost is not None:
+            lines.append(("cost on neutral text", f"{self.cost:.3g} nats per token"))
+        lines += [
+            ("its value vector raises", _tokens(self.raised)),
+            ("and lowers", _tokens(self.lowered)),
+        ]
+        for one in self.excited:
+            where = f"{mask_slurs(one.prompt)!r} at {mask_slurs(one.token)!r}"
+            lines.append((f"active, {one.activation:.2f}", where))
+        for change in self.changes:
+            before, after = mask_slurs(change.before), mask_slurs(change.after)
+            said = f"{before!r}, without it {'the same' if before == after else repr(after)}"
+            lines.append((f"after {mask_slurs(change.prompt)!r}", said))
+        return lines
+
+    def __str__(self) -> str:
+        lines = [f"Layer {self.layer}, neuron {self.neuron}"]
+        return "\n".join(lines + [f"  {name}: {value}" for name, value in self.facts()])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self.facts()
+        )
+        return f"<p><b>Layer {self.layer}, neuron {self.neuron}</b></p><table>{rows}</table>"
+
+
+def _tokens(words: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{mask_slurs(word)!r} {value:+.2f}" for word, value in words)
+
+
+def neuron_cards(
+    model: LensModel,
+    prompts: PromptSet,
+    neurons: Sequence[Neuron],
+    *,
+    scores: NeuronScores | None = None,
+    n_examples: int = 3,
+    n_tokens: int = 8,
+    max_new_tokens: int = 8,
+    seed: int = 0,
+) -> list[NeuronCard]:
+    """A card of each neuron, in the order given.
+
+    Args:
+        model: any host, without the neurons deleted.
+        prompts: with their targets; what excites the neurons is looked for among them.
+        neurons: which.
+        scores: whose score and cost are shown.
+        n_examples: prompts shown.
+        n_tokens: tokens at each end of what its value vector promotes.
+        max_new_tokens: of the continuations.
+        seed: of the intervals.
+
+    Raises:
+        ToxmemError: no prompts, a neuron that the model does not have, or a prompt that does not fit the model.
+    """
+    items = align(model, prompts)
+    if not items:
+        raise ToxmemError("neuron cards need at least one prompt")
+    effects = mean_estimates(measure_ablations(model, prompts, neurons).T.numpy(), seed=seed)
+    peaks, resid = _peaks(model, items, neurons)
+    strongest = peaks[..., 0].max(1).values.tolist() if len(neurons) else []
+    promoted = promoted_tokens(model, neurons, strongest, resid=resid, n=n_tokens)
+    cards = []
+    for i, neuron in enumerate(track(neurons, "neuron cards", total=len(neurons))):
+        order = peaks[i, :, 0].topk(min(n_examples, len(items))).indices.tolist()
+        some = [items[row] for row in order]
+        places = [int(peaks[i, row, 1]) for row in order]
+        own = NeuronSet((neuron,), model.n_layers, model.d_mlp)
+        before = _continued(model, some, max_new_tokens)
+        with Deletion.zero(own).applied(model):
+            after = _continued(model, some, max_new_tokens)
+        cards.append(
+            NeuronCard(
+                layer=neuron[0],
+                neuron=neuron[1],
+                effect=effects[i],
+                score=None if scores is None else float(scores.scores[neuron]),
+                cost=None
+                if scores is None or bool(scores.cost[neuron].isnan())
+                else float(scores.cost[neuron]),
+                raised=promoted[i].raised,
+                lowered=promoted[i].lowered,
+                excited=tuple(
+                    Excited(item.prompt.prompt, item.words[pos], pos, float(peaks[i, row, 0]))
+                    for item, pos, row in zip(some, places, order, strict=True)
+                ),
+                changes=tuple(
+                    Change(item.prompt.prompt, one, other)
+                    for item, one, other in zip(some, before, after, strict=True)
+                ),
+            )
+        )
+    return cards
+
+
+@torch.no_grad()
+def _peaks(
+    model: LensModel, items: Sequence[PromptTokens], neurons: Sequence[Neuron]
+) -> tuple[Float[Tensor, "neuron prompt two"], Float[Tensor, " d_model"]]:
+    """Each neuron's highest activation in each prompt and where; the mean of what leaves the last layer at the end."""
+    layers = sorted({layer for layer, _ in neurons})
+    last: tuple[Site, int] = ("resid_post", model.n_layers - 1)
+    found = torch.zeros(len(neurons), len(items), 2)
+    total, start = torch.zeros(model.d_model, device=model.device, dtype=model.dtype), 0
+    for batch in in_batches(items, _BATCH, "activations"):
+        tokens, mask = model.pad([item.tokens for item in batch])
+        sites: list[tuple[Site, int]] = [("mlp_post", layer) for layer in layers]
+        _, states = model.capture(tokens, mask, sites=[*sites, last], keep=1)
+        total = total + states[last][:, -1].sum(0)
+        pads = tokens.shape[1] - mask.sum(1)
+        for i, (layer, number) in enumerate(neurons):
+            hidden = states["mlp_post", layer][..., number].float()
+            peak = hidden.masked_fill(mask == 0, -torch.inf).max(1)
+            rows = slice(start, start + len(batch))
+            found[i, rows, 0] = peak.values.cpu()
+            found[i, rows, 1] = (peak.indices - pads).float().cpu()
+        start += len(batch)
+    return found, total / len(items)
+
+
+def _continued(model: LensModel, items: Sequence[PromptTokens], n: int) -> list[str]:
+    """Greedy continuations."""
+    room = min(n, model.n_ctx - max(len(item.tokens) for item in items))
+    if room < 1:
+        return ["" for _ in items]
+    tokens, mask = model.pad([item.tokens for item in items])
+    longer = model.generate(tokens, mask, max_new_tokens=room)[:, tokens.shape[1] :]
+    return [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in longer]

@@ -1,0 +1,122 @@
+"""Choosing by measured joint effect, because neurons interact.
+
+Two neurons that say the same cover for each other: each alone takes little, both take much; or the second adds nothing.
+So the effects are measured anew, round after round, with what was chosen before already deleted.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_toxmem.attribute import NeuronScores, measure_ablations
+from tl_toxmem.attribute.attribution import check_scores
+from tl_toxmem.attribute.scores import highest
+from tl_toxmem.config import SelectConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.progress import in_batches, track
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.select.ranking import rank_values
+from tl_toxmem.stats import Estimate, mean_estimate
+from tl_toxmem.tokens import align, target_batch, target_log_prob
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What a set of neurons takes from the targets together, against the sum of what each takes alone (nats).
+
+    A joint effect above the sum says that the neurons cover for each other; below it, that they say the same.
+    """
+
+    together: Estimate
+    summed: Estimate
+
+    def text(self) -> str:
+        """Both in words."""
+        return (
+            f"Deleted together they take {self.together.value:.3g} nats from the targets; one by one their effects sum "
+            f"to {self.summed.value:.3g}"
+        )
+
+
+def joint_effect(
+    model: LensModel, prompts: PromptSet, neurons: NeuronSet, *, seed: int = 0
+) -> Joint:
+    """Measure a set together and one by one (zero).
+
+    Raises:
+        ToxmemError: no neurons, no prompts, or another model's.
+    """
+    if not len(neurons) or not len(prompts):
+        raise ToxmemError("a joint effect needs at least one neuron and one prompt")
+    base = _target_log_probs(model, prompts)
+    with Deletion.zero(neurons).applied(model):
+        together = base - _target_log_probs(model, prompts)
+    alone = measure_ablations(model, prompts, list(neurons))
+    return Joint(
+        mean_estimate(together.numpy(), seed=seed), mean_estimate(alone.sum(0).numpy(), seed=seed)
+    )
+
+
+def _target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
+    found = []
+    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
+        tokens, mask, keep = target_batch(model, batch)
+        found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
+    return torch.cat(found)
+
+
+def select_greedily(
+    model: LensModel,
+    prompts: PromptSet,
+    scores: NeuronScores,
+    *,
+    cfg: SelectConfig,
+    layers: tuple[int, ...] | None = None,
+) -> NeuronSet:
+    """`cfg.k` neurons in `cfg.rounds` rounds, each time those of highest measured effect per cost.
+
+    Args:
+        model: that the scores are of.
+        prompts: find prompts that effects are measured on (`cfg.max_prompts` of them).
+        scores: with costs; the `cfg.candidates` highest by score per cost are the candidates.
+        cfg: k, rounds, candidates, the cost's floor.
+        layers: to choose from; None for all.
+
+    Raises:
+        ToxmemError: no k, or more than there are candidates; scores of another model or without cost.
+    """
+    check_scores(model, scores)
+    if cfg.k is None:
+        raise ToxmemError("select_greedily needs cfg.k: set it")
+    values = rank_values(scores, cfg=cfg, layers=layers)
+    available = int((values > -torch.inf).sum())
+    n = min(cfg.candidates, available)
+    if cfg.k > n:
+        raise ToxmemError(
+            f"select.k is {cfg.k}, but greedy selection has {n} candidates: raise select.candidates"
+        )
+    left = highest(values, n)
+    weight = scores.cost + cfg.cost_floor * scores.cost.mean()
+    some = prompts.first(cfg.max_prompts)
+    chosen: list[Neuron] = []
+    sizes = [cfg.k * (i + 1) // cfg.rounds - cfg.k * i // cfg.rounds for i in range(cfg.rounds)]
+    steps = [size for size in sizes if size]
+    for size in track(steps, "greedy rounds", total=len(steps)):
+        before = Deletion.zero(NeuronSet(tuple(chosen), model.n_layers, model.d_mlp))
+        with before.applied(model):
+            effects = measure_ablations(model, some, left).mean(1)
+        gains = [
+            float(effect) / float(weight[neuron])
+            for effect, neuron in zip(effects, left, strict=True)
+        ]
+        order = sorted(range(len(left)), key=lambda i: -gains[i])  # noqa: B023 - used here
+        chosen += [left[i] for i in order[:size]]
+        left = [left[i] for i in order[size:]]
+    return NeuronSet(tuple(chosen), model.n_layers, model.d_mlp)
