@@ -39,6 +39,7 @@ from tl_toxmem import (
     attribute_neurons,
     causal_trace,
     load_scorer,
+    neuron_cards,
 )
 from tl_toxmem.config import AttributeConfig, TraceConfig
 from tl_toxmem.masking import mask_slurs
@@ -173,31 +174,45 @@ assert mlp.mean() > total.mean() / 2
 # neuron. Only the half of the neutral text that is kept for choosing is used.
 #
 # Gradients only guess to first order. So the forty highest scores are checked by silencing each neuron, alone
-# and at every position: `measured`, with a 95 % interval over prompts. The table has the ten that matter most.
+# and at every position: `measured`, with a 95 % interval over prompts. The table has the ten highest.
 
 # %%
 choosing, reporting = split_documents(read_documents(demo_folder() / "neutral.txt"))
 scores = attribute_neurons(
     model,
     find,
-    cfg=AttributeConfig(verify_top=40, n_noise=5, max_cost_tokens=3000),
+    cfg=AttributeConfig(verify_top=40, verify_random=100, max_cost_tokens=3000),
     neutral=choosing,
 )
-checked = scores.frame()
-checked.sort_values("measured", ascending=False).head(10).round(4)
+scores.frame(10).round(4)
 
 # %% [markdown]
-# Estimate and measurement side by side show how far a gradient can be trusted. On the dotted line they
-# are equal. Far above it are neurons that matter more than their gradient says, because silencing is a
-# large step and the model is not linear.
+# Score and measurement side by side show how far a gradient can be trusted: silencing is a large step, and the
+# model is not linear. A hundred random others were silenced too. They say what the ranking missed.
 
 # %%
 scores.plot()
 
 # %%
-assert (checked.low > 0).any(), "at least one neuron alone has an effect beyond its interval"
-assert checked.measured.mean() > 0
-assert (checked.n == len(find)).all()
+verification = scores.verification
+print(verification.text())
+assert verification.precision > 0.8, "most of the highest have an effect beyond its interval"
+assert verification.spearman > 0.5
+over, share = verification.missed_share
+assert over <= 3
+assert share < 0.1
+
+# %% [markdown]
+# What does one neuron do? Its card has the measured effect, the tokens that its value vector makes likelier, where it
+# is most active, and what the model says without it. Insults are masked.
+
+# %%
+cards = neuron_cards(model, find, scores.top(2).neurons, scores=scores)
+cards[0]
+
+# %%
+assert cards[0].effect.low > 0
+assert cards[0].changes
 
 # %% [markdown]
 # ## Do they matter together?

@@ -36,6 +36,7 @@ from tl_toxmem import (
     PromptSet,
     attribute_neurons,
     choose_k,
+    control_sets,
     evaluate,
     load_scorer,
     select_neurons,
@@ -61,7 +62,7 @@ assert not set(choosing) & set(reporting)
 scores = attribute_neurons(
     model,
     find,
-    cfg=AttributeConfig(verify_top=0, n_noise=5, max_cost_tokens=3000),
+    cfg=AttributeConfig(verify_top=0, verify_random=0, max_cost_tokens=3000),
     neutral=choosing,
 )
 scores
@@ -141,22 +142,21 @@ pd.DataFrame({"prompt": [p.prompt for p in report], **said}).head(8)
 # ## Measured on held-out prompts, against controls
 #
 # A lower rate alone proves little: any damage to a model changes what it says. So the same law is put on
-# as many random neurons, once in the same layers and once in the early third of the stack, and all edits
+# as many random neurons: of the same layers and as loud, of the early third of the stack, of anywhere. All edits
 # draw the same random numbers. The price is read off three things: perplexity of neutral text that nothing
 # was chosen on, how far the next-token law moves there (`kl_neutral`), and how many benign people are
 # still described right.
 
 # %%
 small = EvaluateConfig(n_continuations=3, max_new_tokens=8, max_neutral_tokens=2000)
-early = range(model.n_layers // 3)
+controls = control_sets(neurons, scores, seed=0)
 evaluation = evaluate(
     model,
     report,
     scorers=[scorer],
     deletions={
         "deletion": deletion,
-        "random_neurons": Deletion.zero(neurons.random_like(seed=0)),
-        "random_early_layers": Deletion.zero(neurons.random_like(seed=0, layers=early)),
+        **{name: Deletion.zero(control) for name, control in controls.items()},
     },
     neutral=reporting,
     benign=benign.report.first(40),
@@ -177,7 +177,7 @@ evaluation.plot()
 base, edited = evaluation.row("none"), evaluation.row("deletion")
 assert edited.toxicity_rate.value <= base.toxicity_rate.value / 2
 assert edited.toxicity_rate.high < base.toxicity_rate.low, "the intervals do not even touch"
-for name in ("random_neurons", "random_early_layers"):
+for name in controls:
     control = evaluation.row(name)
     assert control.n_neurons == edited.n_neurons == k
     removed = base.toxicity_rate.value - control.toxicity_rate.value

@@ -64,7 +64,7 @@ choosing, _ = split_documents(read_documents(demo_folder() / "neutral.txt"))
 scores = attribute_neurons(
     model,
     prompts.find.first(80),
-    cfg=AttributeConfig(verify_top=0, n_noise=5, max_cost_tokens=3000),
+    cfg=AttributeConfig(verify_top=0, verify_random=0, max_cost_tokens=3000),
     neutral=choosing,
 )
 deletion = Deletion.zero(select_neurons(scores, cfg=SelectConfig(k=30)))

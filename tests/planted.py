@@ -104,17 +104,23 @@ def log_odds(hf, prompts, token):
 def value_of(hf, prompts, layer, token, wanted):
     """What the MLP of a layer would have to add at the end of the prompts to give the token such log-odds."""
     value = torch.zeros(hf.config.hidden_size, requires_grad=True)
+    with torch.no_grad():
+        states = hf(prompts.tokens, output_hidden_states=True).hidden_states[layer + 1]
+    size = float(prompts.last(states).square().mean().sqrt())
 
     def add(module, inputs, output):
         output = output.clone()
         output[torch.arange(len(output)), prompts.lengths - 1] += value
         return output
 
-    optimizer = torch.optim.Adam([value], lr=0.1)
+    optimizer = torch.optim.Adam([value], lr=0.5 * size)
     handle = blocks_of(hf)[layer].mlp.register_forward_hook(add)
-    for _ in range(300):
+    best, since = -torch.inf, 0
+    while since < 15:  # until nothing is gained any more, where so much cannot be had
         found = log_odds(hf, prompts, token)
-        if found.detach() >= wanted:
+        since = since + 1 if found.detach() < best + 0.05 else 0
+        best = max(best, float(found.detach()))
+        if best >= wanted:
             break
         optimizer.zero_grad()
         (-found).backward()

@@ -26,7 +26,7 @@ from tl_toxmem.trace.metrics import SIGN, neutral_tokens
 from tl_toxmem.trace.plan import LOWER, Plan, batch_bytes, plan, state_bytes
 from tl_toxmem.trace.record import Trace
 from tl_toxmem.trace.results import Kept, PromptResult
-from tl_toxmem.trace.screen import gradient_estimates, highest, run_estimates
+from tl_toxmem.trace.screen import gradient_estimates, highest, neighbours, run_estimates
 from tl_toxmem.trace.sweep import run_cells
 
 Advance = Callable[[float], object]
@@ -141,23 +141,39 @@ def _trace_group(
             rough, cells, max_bytes=room, advance=lambda cost: advance(LOWER * cost)
         )
     measured = [list(range(len(own))) for own in cells]
+    sign = SIGN[cfg.metric]
     if estimates:
-        sign = SIGN[cfg.metric]
         measured = [
             highest(sign * estimate[0], one, top=cfg.verify_top)
             for estimate, one in zip(estimates, group, strict=True)
         ]
-    flat = [own[k] for own, some in zip(cells, measured, strict=True) for k in some]
-    values = run_cells(runs, flat, max_bytes=room, advance=advance)
-    start = 0
-    for i, (one, some) in enumerate(zip(group, measured, strict=True)):
-        rows = slice(i * runs.n_draws, (i + 1) * runs.n_draws)
-        corrupted = runs.corrupted_values[:, rows].mean(1)
-        exact = values[:, start : start + len(some)]
-        start += len(some)
-        restored = corrupted[:, None] + estimates[i] if estimates else exact.clone()
-        restored[:, some] = exact
-        yield one, _scatter(one, runs.clean_values[:, i], corrupted, restored, some, model, cfg)
+    corrupted = [
+        runs.corrupted_values[:, i * runs.n_draws : (i + 1) * runs.n_draws].mean(1)
+        for i in range(len(group))
+    ]
+    restored = [
+        before[:, None] + estimates[i] if estimates else before.new_empty(len(before), len(own))
+        for i, (before, own) in enumerate(zip(corrupted, cells, strict=True))
+    ]
+    todo = measured
+    while any(todo):
+        flat = [own[k] for own, some in zip(cells, todo, strict=True) for k in some]
+        values = run_cells(runs, flat, max_bytes=room, advance=advance)
+        for into, some, exact in zip(
+            restored, todo, torch.split(values, [len(some) for some in todo], dim=1), strict=True
+        ):
+            into[:, some] = exact
+        if not estimates:
+            break
+        # From the best that the estimates led to, uphill.
+        todo = [
+            neighbours(sign * values[0], one, some)
+            for values, one, some in zip(restored, group, measured, strict=True)
+        ]
+        measured = [sorted([*some, *more]) for some, more in zip(measured, todo, strict=True)]
+    for i, one in enumerate(group):
+        clean = runs.clean_values[:, i]
+        yield one, _scatter(one, clean, corrupted[i], restored[i], measured[i], model, cfg)
 
 
 def _scatter(

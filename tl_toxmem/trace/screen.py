@@ -19,6 +19,9 @@ from tl_toxmem.trace.cells import Cell
 from tl_toxmem.trace.group import Group
 from tl_toxmem.trace.sweep import run_cells
 
+_REACH = 2
+"""Layers to either side of the best cell that are measured as well."""
+
 if TYPE_CHECKING:
     from tl_toxmem.trace.plan import Plan
 
@@ -41,6 +44,35 @@ def highest(estimates: Float[Tensor, " cell"], one: "Plan", *, top: int) -> list
         ranked = sorted(members, key=lambda i: -float(estimates[i]))
         chosen += ranked[:top]
     return sorted(chosen)
+
+
+def neighbours(values: Float[Tensor, " cell"], one: "Plan", measured: Sequence[int]) -> list[int]:
+    """Cells beside the highest measured one of each panel, in layer or token, that are not measured yet.
+
+    Effects change smoothly over layers, most of all in windows, so the true maximum is rarely far from the best that an
+    estimate led to.
+
+    Args:
+        values: of the metric, so signed that higher is more, of all cells.
+        one: the prompt.
+        measured: which of its cells are measured.
+    """
+    places = list(one.cells)
+    known = set(measured)
+    best: dict[int, int] = {}
+    for i in measured:
+        panel, _, pos = places[i]
+        if pos >= 0 and (panel not in best or values[i] > values[best[panel]]):
+            best[panel] = i
+    number = {place: i for i, place in enumerate(places)}
+    found = set()
+    for panel, i in best.items():
+        _, layer, pos = places[i]
+        for step in range(-_REACH, _REACH + 1):
+            found.add(number.get((panel, layer + step, pos)))
+        for step in (-1, 1):
+            found.add(number.get((panel, layer, pos + step)))
+    return sorted(i for i in found if i is not None and i not in known)
 
 
 def run_estimates(
