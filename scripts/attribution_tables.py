@@ -10,11 +10,12 @@ left out.
 
 import argparse
 import csv
+import sys
 import time
 from pathlib import Path
 
-from tl_toxmem import LensModel, PromptSet, attribute_neurons, compare_methods, verify
-from tl_toxmem.attribute import METHODS, Labelled, Texts, read_labelled
+from tl_toxmem import LensModel, PromptSet, attribute_neurons, verify
+from tl_toxmem.attribute import METHODS, Labelled, Texts, compare_scores, read_labelled
 from tl_toxmem.config import DEMO, AttributeConfig
 from tl_toxmem.model import demo_folder
 from tl_toxmem.neutral import default_neutral, read_documents, split_documents
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--max-find", type=int, default=32)
     parser.add_argument("--random", type=int, default=500)
+    parser.add_argument("--steps", type=int, help="of the path integrals")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     demo = demo_folder() if args.model == DEMO else None
@@ -54,9 +56,19 @@ def main() -> None:
     left_out |= {"contrast"} if benign is None else set()
     left_out |= {"ablation"} if model.n_layers * model.d_mlp > _SLOW_NEURONS else set()
     methods = [name for name in METHODS if name not in left_out]
-    cfg = AttributeConfig(verify_random=args.random, verify_prompts=args.max_find, seed=args.seed)
-    seconds = {name: _seconds(model, find, name, cfg, texts) for name in methods}
-    found = compare_methods(model, find, methods=methods, k=args.k, cfg=cfg, texts=texts)
+    cfg = AttributeConfig(
+        verify_random=args.random,
+        verify_prompts=args.max_find,
+        steps=args.steps,
+        seed=args.seed,
+    )
+    seconds, scores = {}, {}
+    for name in methods:
+        start = time.perf_counter()
+        scores[name] = METHODS[name](model, find, cfg=cfg, texts=texts)
+        seconds[name] = time.perf_counter() - start
+        print(f"{name}: {seconds[name]:.0f} s", file=sys.stderr)  # noqa: T201 - for who waits
+    found = compare_scores(model, find, scores, k=args.k, cfg=cfg)
     lines = [
         f"{model!r}; {len(find)} find prompts, k = {args.k}, {found.n_random} random neurons, seed {args.seed}",
         "",
@@ -77,18 +89,10 @@ def main() -> None:
         cells = [between.get((one, other)) or between.get((other, one)) or "" for other in methods]
         lines.append(f"| {one} | " + " | ".join(cells) + " |")
     default = AttributeConfig(verify_top=0, verify_random=0, seed=args.seed)
-    scores = attribute_neurons(model, find, cfg=default, texts=texts)
-    check = verify(model, find, scores, k=args.k, cfg=cfg)
+    own = attribute_neurons(model, find, cfg=default, texts=texts)
+    check = verify(model, find, own, k=args.k, cfg=cfg)
     lines += ["", f"Verification of the default ({default.method}): {check.text()}"]
     print("\n".join(lines))  # noqa: T201 - a command's output
-
-
-def _seconds(
-    model: LensModel, prompts: PromptSet, name: str, cfg: AttributeConfig, texts: Texts
-) -> float:
-    start = time.perf_counter()
-    METHODS[name](model, prompts, cfg=cfg, texts=texts)
-    return time.perf_counter() - start
 
 
 def _labelled(path: Path) -> list[Labelled]:

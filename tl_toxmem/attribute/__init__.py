@@ -1,7 +1,7 @@
 """Neuron attribution: which MLP neurons carry a target, by several methods, each checked by ablation."""
 
 from tl_toxmem.attribute.ablation import measure_ablations
-from tl_toxmem.attribute.agreement import Agreement, compare_methods
+from tl_toxmem.attribute.agreement import Agreement, compare_methods, compare_scores
 from tl_toxmem.attribute.attribution import METHODS, attribute_neurons, verify
 from tl_toxmem.attribute.direct import Promoted, promoted_tokens
 from tl_toxmem.attribute.scores import NeuronScores, highest, top_neurons
@@ -18,6 +18,7 @@ __all__ = [
     "Verification",
     "attribute_neurons",
     "compare_methods",
+    "compare_scores",
     "highest",
     "measure_ablations",
     "promoted_tokens",

@@ -6,7 +6,7 @@ effect of the best k that are known its own k capture. Between methods: rank cor
 of their top k they share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from tl_toxmem.attribute.ablation import measure_ablations
-from tl_toxmem.attribute.attribution import METHODS
+from tl_toxmem.attribute.attribution import METHODS, check_scores
 from tl_toxmem.attribute.scores import NeuronScores, highest
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -152,17 +152,44 @@ def compare_methods(
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise ToxmemError(f"unknown methods {unknown}: choose from {', '.join(METHODS)}")
-    n_neurons = model.n_layers * model.d_mlp
-    if not 1 <= k <= n_neurons:
-        raise ToxmemError(f"k is {k}, the model has {n_neurons} neurons")
+    _check_k(model, k)
     scores = {name: METHODS[name](model, prompts, cfg=cfg, texts=texts) for name in methods}
+    return compare_scores(model, prompts, scores, k=k, cfg=cfg)
+
+
+def compare_scores(
+    model: LensModel,
+    prompts: PromptSet,
+    scores: Mapping[str, NeuronScores],
+    *,
+    k: int = 50,
+    cfg: AttributeConfig | None = None,
+) -> Agreement:
+    """`compare_methods` of scores that are there already, by any names.
+
+    Raises:
+        ToxmemError: no scores, or of another model; k larger than the model.
+    """
+    cfg = cfg or AttributeConfig()
+    if not scores:
+        raise ToxmemError("nothing to compare: give scores of at least one method")
+    _check_k(model, k)
+    for one in scores.values():
+        check_scores(model, one)
+    n_neurons = model.n_layers * model.d_mlp
     tops = [neuron for one in scores.values() for neuron in highest(one.scores, k)]
     draw = torch.Generator().manual_seed(cfg.seed)
     order = torch.randperm(n_neurons, generator=draw)[: cfg.verify_random].tolist()
     sample = [(i // model.d_mlp, i % model.d_mlp) for i in order]
     neurons = [n for n in dict.fromkeys(tops) if n not in set(sample)] + sample
     measured = measure_ablations(model, prompts.first(cfg.verify_prompts), neurons)
-    return Agreement(scores, k, tuple(neurons), len(sample), measured, cfg.seed)
+    return Agreement(dict(scores), k, tuple(neurons), len(sample), measured, cfg.seed)
+
+
+def _check_k(model: LensModel, k: int) -> None:
+    n_neurons = model.n_layers * model.d_mlp
+    if not 1 <= k <= n_neurons:
+        raise ToxmemError(f"k is {k}, the model has {n_neurons} neurons")
 
 
 def _spearman(one: Any, other: Any) -> float:
