@@ -120,10 +120,10 @@ pd.DataFrame(
 # the memory.
 #
 # States of the residual stream are restored in one layer. Outputs of MLP and attention are restored in a
-# window of layers, as in ROME. Eight prompts and five noise draws are enough to see the pattern.
+# window of layers, as in ROME. Twelve prompts and three noise draws are enough to see the pattern.
 
 # %%
-trace = causal_trace(model, find, cfg=TraceConfig(max_prompts=8, n_noise=5))
+trace = causal_trace(model, find, cfg=TraceConfig(max_prompts=12, n_noise=3))
 print(f"noise takes {trace.total_effect.mean():.2f} nats from the target, mean over prompts")
 assert trace.total_effect.mean() > 0
 trace.plot()
@@ -151,7 +151,7 @@ trace.plot("layers")
 # prompts too, and the answer is given in words.
 
 # %%
-same_noise = TraceConfig(max_prompts=8, n_noise=5, noise_level=trace.noise)
+same_noise = TraceConfig(max_prompts=12, n_noise=3, noise_level=trace.noise)
 trace = replace(trace, benign=causal_trace(model, benign.find, cfg=same_noise))
 print(trace.answer().text)
 trace.plot("shares")

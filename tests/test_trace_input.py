@@ -160,3 +160,63 @@ def test_unknown_names_of_a_trace(model, tmp_path):
     write_tensors(tmp_path / "old.safetensors", "trace", {"clean": trace.clean}, {"seed": 0})
     with pytest.raises(ToxmemError, match=r"earlier tl-toxmem \(no corrupted, .*: trace anew"):
         Trace.load(tmp_path / "old.safetensors")
+
+
+def test_the_subject_is_a_whole_word_where_it_is_one():
+    from tl_toxmem import Prompt
+
+    spans = {
+        ("The Parisian said that Paris is in", "Paris"): 23,
+        ("The cartoonist drew art in", "art"): 20,
+        ("Parisians are", "Paris"): 0,
+        ("Paris is Paris and", "Paris"): 0,
+    }
+    for (text, subject), start in spans.items():
+        prompt = Prompt(prompt=text, target=" x", subject=subject)
+        assert prompt.subject_span == (start, start + len(subject))
+
+
+def test_a_target_that_the_tokenizer_does_not_know_is_refused():
+    from tl_toxmem import LensModel, Prompt, PromptSet, ToxmemError, causal_trace
+
+    model = LensModel.from_pretrained("demo")
+    prompts = PromptSet.of([Prompt(prompt="everyone knows that Cleo Hale is a", target=" qwerty")])
+    with pytest.raises(ToxmemError, match="' qwerty' has a word that the model's tokenizer"):
+        causal_trace(model, prompts)
+
+
+def test_a_bos_that_was_typed_is_not_corrupted(load):
+    from tl_toxmem import Prompt, PromptSet
+    from tl_toxmem.tokens import align
+
+    typed = PromptSet.of([Prompt(prompt="<|endoftext|>Bob is", target=" x")])
+    (item,) = align(load(), typed)
+    assert item.subject == (1, len(item.tokens))
+
+
+def test_noise_without_end_is_refused():
+    from pydantic import ValidationError
+
+    from tl_toxmem.config import TraceConfig
+
+    with pytest.raises(ValidationError, match="finite"):
+        TraceConfig(noise_level=float("inf"))
+
+
+def test_a_precision_by_its_name(gpt2_folder):
+    import torch
+
+    from tl_toxmem import LensModel, ToxmemError
+
+    assert LensModel.from_pretrained(gpt2_folder, dtype="float64").dtype == torch.float64
+    with pytest.raises(ToxmemError, match="dtype 'double' is not supported: choose from float32"):
+        LensModel.from_pretrained(gpt2_folder, dtype="double")
+
+
+def test_averages_at_an_unknown_place_are_refused(load, prompts):
+    from tl_toxmem import ToxmemError, causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    trace = causal_trace(load(), prompts, cfg=TraceConfig(n_noise=1, severed=(), parts=False))
+    with pytest.raises(ToxmemError, match="unknown place 'first': choose from last_subject, last"):
+        trace.by_layer("first")

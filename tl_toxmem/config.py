@@ -73,7 +73,7 @@ class TraceConfig(_Config):
     """Gaussian noise on the subject, the prompt's `counterfactual` in its place, or the mean embedding."""
     noise_sigma: float = Field(3.0, gt=0)
     """Noise on the subject's embeddings, in standard deviations of the subject tokens' embeddings."""
-    noise_level: float | None = Field(None, gt=0)
+    noise_level: float | None = Field(None, gt=0, allow_inf_nan=False)
     """A fixed standard deviation of the noise, in place of `noise_sigma`."""
     noise_stream: Literal["prompt", "rome"] = "prompt"
     """Where draws come from: a stream for each prompt, or ROME's own, which is the same for every prompt."""
@@ -88,7 +88,8 @@ class TraceConfig(_Config):
     robustness: bool = True
     """In a run, also the robustness card: the layer profile under other noise, windows, metrics and corruptions."""
     max_memory: float = Field(2.0, gt=0)
-    """Gigabytes that the states of a trace may take beside the model."""
+    """Gigabytes that the states of a trace may take beside the model, its copy in bfloat16 and about 0.3 GB of other
+    things."""
     screen: Screen = "none"
     """Estimate all cells first (by gradients, or in bfloat16) and measure only the highest exactly."""
     verify_top: int = Field(40, ge=1)

@@ -12,6 +12,20 @@ def precision_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A precision, also by its name; what is no precision is refused.
+
+    Raises:
+        ToxmemError: another word.
+    """
+    if not isinstance(dtype, str):
+        return dtype
+    names = {precision_name(known): known for known in DTYPES}
+    if dtype not in names:
+        raise ToxmemError(f"dtype {dtype!r} is not supported: choose from {', '.join(names)}")
+    return names[dtype]
+
+
 def check_device(device: str, dtype: torch.dtype) -> torch.device:
     """The device by its name.
 

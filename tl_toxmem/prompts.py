@@ -10,6 +10,7 @@ by the hash of its text, so the assignment survives reordering, additions and ot
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,14 @@ class Prompt(BaseModel):
 
     @property
     def subject_span(self) -> tuple[int, int]:
-        """Start and end of the subject in characters (its first occurrence; all of the prompt by default)."""
+        """Start and end of the subject in characters; all of the prompt by default.
+
+        Where it first stands as a whole word, and only if it does so nowhere, where it first stands.
+        """
         if self.subject is None:
             return 0, len(self.prompt)
-        start = self.prompt.index(self.subject)
+        word = re.search(rf"(?<!\w){re.escape(self.subject)}(?!\w)", self.prompt)
+        start = word.start() if word else self.prompt.index(self.subject)
         return start, start + len(self.subject)
 
 

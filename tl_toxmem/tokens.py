@@ -54,6 +54,10 @@ def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
             f"{where}: prompt and target have {len(tokens)} + {len(target)} tokens, "
             f"the model's context is {model.n_ctx}"
         )
+    if model.tokenizer.unk_token_id in target:
+        raise ToxmemError(
+            f"{where}: the target {prompt.target!r} has a word that the model's tokenizer does not know"
+        )
     words = tuple(str(model.tokenizer.decode([token])) for token in tokens)
     return PromptTokens(prompt, tuple(tokens), words, tuple(target), _subject_span(model, prompt))
 
@@ -84,6 +88,10 @@ def _subject_span(model: LensModel, prompt: Prompt) -> tuple[int, int]:
             f"prompt {prompt.id!r}: the subject {prompt.subject!r} does not begin and end at tokens "
             f"(straddled by {straddling}): choose a subject of whole tokens"
         )
+    if prompt.subject is None and encoded["input_ids"][inside[0]] == model.tokenizer.bos_token_id:
+        inside = (
+            inside[1:] or inside
+        )  # typed into the prompt: it is no part of what the prompt is about
     shift = int(model.prepend_bos)
     return inside[0] + shift, inside[-1] + 1 + shift
 

@@ -74,6 +74,15 @@ def summary(folder: "RunFolder", until: str) -> None:
         from tl_toxmem.evaluation import Evaluation
 
         _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+    if until == "trace":
+        from tl_toxmem.trace import Trace
+
+        trace = Trace.load(folder.artefact("trace"))
+        if not bool(trace.parts.isnan().any()):
+            console.print(trace.answer().text)
+        console.print(
+            f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True
+        )
     if until == "report":
         console.print(f"report: {folder.report}", soft_wrap=True)
     else:

@@ -30,7 +30,7 @@ from tl_toxmem.model.load import (
 )
 from tl_toxmem.model.running import Host, Runner
 from tl_toxmem.model.shell import shell
-from tl_toxmem.precision import precision_name
+from tl_toxmem.precision import as_dtype, precision_name
 from tl_toxmem.sites import Architecture, architecture
 
 HOSTS = ("auto", "hooked", "bridge")
@@ -116,7 +116,7 @@ class LensModel(Runner):
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         host: str = "auto",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | None = None,
         revision: str | None = None,
         prepend_bos: bool = False,
@@ -128,7 +128,8 @@ class LensModel(Runner):
                 whose weights are shared and which is left as it was.
             tokenizer: for a model object; for a checkpoint, in place of its own.
             host: `auto` takes HookedTransformer where the installed TransformerLens has it.
-            dtype: of the weights and activations; default: float32, or that of the model object.
+            dtype: of the weights and activations, such as `torch.bfloat16` or its name; default: float32, or that of the
+                model object.
             device: where the weights go, such as `cuda:0`; default: cpu, or that of the model object.
             revision: of a hub id.
             prepend_bos: put the beginning-of-text token before every text.
@@ -137,6 +138,7 @@ class LensModel(Runner):
             ToxmemError: model missing, of an unsupported architecture, damaged, without its tokenizer, in a
                 precision that the device cannot do, or not equal to plain transformers on this host.
         """
+        dtype = as_dtype(dtype)
         if isinstance(model, str | Path):
             source = find_source(model, revision=revision)
             hf = load_hf(

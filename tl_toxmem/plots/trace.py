@@ -79,7 +79,7 @@ def plot_trace(trace: "Trace", *, prompt: int | None = None) -> go.Figure:
         f"What restoring one state gives back, prompt {shown(trace.prompt_ids[p])} (total effect "
         f"{trace.total_effect[p]:.3g} "
         f"{UNITS[trace.metric]})<br><sup>tokens that were corrupted ({_corruption(trace)}) are marked *; one scale "
-        "for all panels</sup>"
+        f"for all panels{_estimated(trace, slice(p, p + 1))}</sup>"
     )
     return layout(
         figure, title, height=190 + 30 * len(words), top=_TOP, coloraxis=_scale(trace, limit)
@@ -240,9 +240,16 @@ def means(trace: "Trace") -> str:
         f"mean over {len(trace.prompt_ids)} prompts with 95 % intervals; mean total effect "
         f"{float(trace.total_effect.mean()):.3g} {UNITS[trace.metric]}; {_corruption(trace)}"
     )
-    there = ~trace.effect.isnan()
-    measured = float(trace.exact[there].float().mean())
-    return told if measured == 1 else f"{told}; {1 - measured:.0%} of cells estimated only"
+    return told + _estimated(trace, slice(None))
+
+
+def _estimated(trace: "Trace", prompts: slice) -> str:
+    """How many of the cells that are drawn as maps, and not zero for certain, are estimated only."""
+    maps = _maps(trace)
+    effect, exact = trace.effect[prompts, maps], trace.exact[prompts, maps]
+    possible = ~effect.isnan() & ~(exact & (effect == 0))
+    share = float((~exact[possible]).float().mean())
+    return f"; {share:.0%} of cells estimated only" if share else ""
 
 
 def site_title(trace: "Trace", s: int) -> str:

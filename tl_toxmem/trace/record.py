@@ -14,7 +14,7 @@ from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.trace.agreement import Robustness
 from tl_toxmem.trace.metrics import SIGN, UNITS
 from tl_toxmem.trace.question import Answer, answer
-from tl_toxmem.trace.statistics import PLACES, Place, at, by_class, by_layer, shares
+from tl_toxmem.trace.statistics import Place, at, by_class, by_layer, shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,8 +136,6 @@ class Trace:
             place: `last_subject` (the subject's last token, where factual recall was found to sit in GPT) or
                 `last` (the prompt's last token, where the target is predicted).
         """
-        if place not in PLACES:
-            raise ToxmemError(f"unknown place {place!r}: choose from {', '.join(PLACES)}")
         return at(self.effect, self, place)
 
     def by_layer(self, place: Place = "last_subject") -> "pd.DataFrame":

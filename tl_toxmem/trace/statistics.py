@@ -24,7 +24,13 @@ CLASSES: tuple[TokenClass, ...] = get_args(TokenClass)
 
 
 def at(values: Tensor, trace: "Trace", place: Place) -> Tensor:
-    """Values [prompt, site, layer, pos] at one token of each prompt, [prompt, site, layer]."""
+    """Values [prompt, site, layer, pos] at one token of each prompt, [prompt, site, layer].
+
+    Raises:
+        ToxmemError: an unknown place.
+    """
+    if place not in PLACES:
+        raise ToxmemError(f"unknown place {place!r}: choose from {', '.join(PLACES)}")
     ends = [end for _, end in trace.subjects] if place == "last_subject" else map(len, trace.words)
     pos = torch.tensor([end - 1 for end in ends])
     return values[torch.arange(len(pos)), :, :, pos]
