@@ -49,6 +49,20 @@ def test_help_answers_at_once():
     assert done.returncode == 0, "importing the command line must not import torch"
 
 
+def test_averages_at_an_unknown_place_are_refused(tmp_path):
+    """In a process of its own: the tests' type checks would be first."""
+    code = (
+        "from tl_toxmem import LensModel, Prompt, PromptSet, ToxmemError, causal_trace\n"
+        "from tl_toxmem.config import TraceConfig\n"
+        "prompts = PromptSet.of([Prompt(prompt='Cleo Hale is a', target=' potter')])\n"
+        "cfg = TraceConfig(n_noise=1, severed=(), parts=False, positions='last')\n"
+        "trace = causal_trace(LensModel.from_pretrained('demo'), prompts, cfg=cfg)\n"
+        "try:\n    trace.by_layer('first')\nexcept ToxmemError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "unknown place 'first': choose from last_subject, last" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -211,12 +211,3 @@ def test_a_precision_by_its_name(gpt2_folder):
     assert LensModel.from_pretrained(gpt2_folder, dtype="float64").dtype == torch.float64
     with pytest.raises(ToxmemError, match="dtype 'double' is not supported: choose from float32"):
         LensModel.from_pretrained(gpt2_folder, dtype="double")
-
-
-def test_averages_at_an_unknown_place_are_refused(load, prompts):
-    from tl_toxmem import ToxmemError, causal_trace
-    from tl_toxmem.config import TraceConfig
-
-    trace = causal_trace(load(), prompts, cfg=TraceConfig(n_noise=1, severed=(), parts=False))
-    with pytest.raises(ToxmemError, match="unknown place 'first': choose from last_subject, last"):
-        trace.by_layer("first")

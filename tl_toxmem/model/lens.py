@@ -128,8 +128,8 @@ class LensModel(Runner):
                 whose weights are shared and which is left as it was.
             tokenizer: for a model object; for a checkpoint, in place of its own.
             host: `auto` takes HookedTransformer where the installed TransformerLens has it.
-            dtype: of the weights and activations, such as `torch.bfloat16` or its name; default: float32, or that of the
-                model object.
+            dtype: of the weights and activations, `torch.bfloat16` or its name; default: float32, or that of the model
+                object.
             device: where the weights go, such as `cuda:0`; default: cpu, or that of the model object.
             revision: of a hub id.
             prepend_bos: put the beginning-of-text token before every text.
