@@ -22,7 +22,7 @@ from tl_toxmem.neurons import Neuron, NeuronSet
 from tl_toxmem.progress import meter
 from tl_toxmem.prompts import PromptSet
 
-_BEST_TOKENS = 2048
+_BEST_TOKENS = 1024
 """Larger batches are no faster and take more memory."""
 _TOKENS = 256
 """Of the prompts that are run clean together, whose states are kept."""

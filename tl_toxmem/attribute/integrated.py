@@ -2,8 +2,8 @@
 
 A layer's activations go from zero to `a` along `alpha a`, all neurons and positions of the layer together; a neuron's
 score is its `a` times the mean gradient along the way, summed over positions. Along the way what leaves the layer is
-`resid_post - (1 - alpha) a W`, so the runs start there, many values of alpha share a batch, and one product with W at
-the end gives all neurons of the layer.
+`resid_post - (1 - alpha) a W`, so the runs start there, the runs of all layers and values of alpha share sweeps up the
+layers, and one product with W at the end gives all neurons of a layer.
 
 The mean is by the midpoint rule. Scores of a layer sum to the difference between the metric at `a` and at zero
 (completeness), so what is missing of that is known: unless `steps` is set, the number of steps is tripled, which keeps
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import aligned, batches
@@ -34,6 +34,8 @@ _FIRST_STEPS, _MOST_STEPS = 5, 135
 _KNOWLEDGE_STEPS = 20
 _FLOOR = 0.02
 """Of the metric (nats): a residual is held against a difference of no less than this."""
+_BEST_TOKENS = 1024
+"""Larger sweeps are no faster."""
 _TOKENS = 256
 """Of the prompts that are run clean together, whose states are kept."""
 
@@ -82,29 +84,35 @@ class _Way:
     everywhere: bool
     steps: int | None
 
+    @property
+    def first(self) -> int:
+        """Steps that every layer and prompt has."""
+        return self.steps or _FIRST_STEPS
+
 
 def _integrate(
     model: LensModel, prompts: PromptSet, way: _Way, cfg: AttributeConfig
 ) -> NeuronScores:
     items = aligned(model, prompts)
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    residual = torch.zeros(len(items), model.n_layers)
-    steps = torch.zeros(len(items), model.n_layers)
-    size = max(1, tokens_for_gradients(model))
+    shape = len(items), model.n_layers
+    found = torch.zeros(*shape, model.d_mlp)
+    residual, steps = torch.zeros(shape), torch.zeros(shape)
+    most = tokens_for_gradients(model)
     with meter("integrated gradients", len(items) * model.n_layers) as advance:
-        for batch in batches(model, items, "", size=len(items), most=min(_TOKENS, size)):
+        for batch in batches(model, items, "", size=len(items), most=min(_TOKENS, most)):
             column = 0 if way.everywhere else batch.tokens.shape[1] - batch.keep
             every: dict[int, Tensor | None] = dict.fromkeys(range(model.n_layers))
             clean = Onward(model, batch, column=column, neurons=every)
             scaled = (batch.mask if way.everywhere else batch.predicting())[:, column:]
+            paths = _Paths(model, clean, scaled, way, most=most * model.n_layers)
+            paths.add(torch.ones_like(paths.steps, dtype=torch.bool), _midpoints(way.first))
+            if way.steps is None:
+                paths.refine(cfg.completeness)
             for layer in range(model.n_layers):
-                one = _Layer(model, clean, layer, scaled, way, rows=max(1, size // clean.n_new))
-                if way.steps is None:
-                    one.refine(cfg.completeness)
-                found[batch.rows, layer] = one.scores().float().cpu()
-                residual[batch.rows, layer] = one.residual.float().cpu()
-                steps[batch.rows, layer] = one.steps.float().cpu()
-                advance(len(batch.items))
+                found[batch.rows, layer] = paths.scores(layer).float().cpu()
+            residual[batch.rows] = paths.residual().float().cpu().T
+            steps[batch.rows] = paths.steps.float().cpu().T
+            advance(len(batch.items) * model.n_layers)
     facts = {
         "residual": float(residual.abs().max()),
         "mean_residual": float(residual.abs().mean()),
@@ -116,79 +124,124 @@ def _integrate(
     return NeuronScores.of_prompts(way.method, found, ids, seed=cfg.seed, facts=facts)
 
 
-class _Layer:
-    """The path integral of one layer for a batch."""
+class _Paths:
+    """The path integrals of all layers for a batch, whose runs share sweeps up the layers.
+
+    Attributes:
+        steps: [layer, batch] points of the way that are in the sums.
+    """
 
     def __init__(
         self,
         model: LensModel,
         clean: Onward,
-        layer: int,
         scaled: Int[Tensor, "batch new"],
         way: _Way,
         *,
-        rows: int,
+        most: int,
     ) -> None:
-        self._clean, self._layer, self._way, self._rows = clean, layer, way, rows
-        self._vectors = model.value_vectors(layer)
-        self._activation = clean.activations[layer] * scaled[..., None]
-        self._written = self._activation @ self._vectors
-        n = len(scaled)
-        self._sum = torch.zeros_like(self._written)
-        self.steps: Int[Tensor, " batch"] = torch.zeros(n, dtype=torch.long, device=scaled.device)
-        every = torch.arange(n, device=scaled.device)
-        zero, _ = self._run(every, torch.zeros(n, device=scaled.device), gradients=False)
-        self._difference = way.metric(clean.log_prob) - zero
-        self.residual: Float[Tensor, " batch"] = self._difference
-        self._add(every, _midpoints(way.steps or _FIRST_STEPS))
+        """Run every layer's zero.
+
+        Args:
+            model: on any host.
+            clean: the batch's clean run.
+            scaled: 1 at the positions that go along the way.
+            way: what is integrated.
+            most: tokens x layers whose activations may be kept for gradients.
+        """
+        self._clean, self._way, self._most = clean, way, most
+        self._n_layers = model.n_layers
+        self._vectors = [model.value_vectors(layer) for layer in range(model.n_layers)]
+        self._activation = {i: a * scaled[..., None] for i, a in clean.activations.items()}
+        self._written = {i: a @ self._vectors[i] for i, a in self._activation.items()}
+        self._sums = {i: torch.zeros_like(written) for i, written in self._written.items()}
+        shape = model.n_layers, len(scaled)
+        self.steps: Int[Tensor, "layer batch"] = torch.zeros(shape, device=scaled.device).long()
+        layers, rows = torch.ones_like(self.steps).nonzero(as_tuple=True)
+        zero = self._run(layers, rows, torch.zeros(len(rows), device=rows.device), gradients=False)
+        self._difference = way.metric(clean.log_prob)[None] - zero.view(shape)
 
     def refine(self, tolerance: float) -> None:
-        """Triple the steps of the rows whose residual is too large, until none is."""
-        steps = _FIRST_STEPS
+        """Triple the steps of the layers and rows whose residual is too large, until none is."""
+        steps = self._way.first
         while steps < _MOST_STEPS:
             allowed = tolerance * self._difference.abs().clamp(min=_FLOOR)
-            large = (self.residual.abs() > allowed) & (self.steps == steps)
-            self._add(large.nonzero()[:, 0], _new_midpoints(steps))
+            large = (self.residual().abs() > allowed) & (self.steps == steps)
+            self.add(large, _new_midpoints(steps))
             steps *= 3
 
-    def _add(self, rows: Int[Tensor, " row"], alphas: Sequence[float]) -> None:
-        """Add the gradients at these points of the way to the sums of these rows."""
-        n = len(rows)
-        if not n:
-            return
-        alpha = torch.tensor(alphas, device=rows.device).repeat(n)
-        _, gradients = self._run(rows.repeat_interleave(len(alphas)), alpha, gradients=True)
-        assert gradients is not None
-        self._sum[rows] += gradients.view(n, len(alphas), *gradients.shape[1:]).sum(1)
-        self.steps[rows] += len(alphas)
-        total = (self._written * self._mean()).flatten(1).sum(1)
-        self.residual = total - self._difference
+    def add(self, which: Bool[Tensor, "layer batch"], alphas: Sequence[float]) -> None:
+        """Add the gradients at these points of the way to the sums of these layers and rows."""
+        layers, rows = (x.repeat_interleave(len(alphas)) for x in which.nonzero(as_tuple=True))
+        alpha = torch.tensor(alphas, device=rows.device).repeat(int(which.sum()))
+        self._run(layers, rows, alpha, gradients=True)
+        self.steps += which * len(alphas)
 
-    def _mean(self) -> Float[Tensor, "batch new d_model"]:
-        return self._sum / self.steps[:, None, None].to(self._sum)
+    def residual(self) -> Float[Tensor, "layer batch"]:
+        """How far the scores of each layer sum to something else than the difference that they explain."""
+        total = [
+            (self._written[i] * self._mean(i)).flatten(1).sum(1) for i in range(self._n_layers)
+        ]
+        return torch.stack(total) - self._difference
 
-    def scores(self) -> Float[Tensor, "batch d_mlp"]:
-        """Of every neuron, summed over positions."""
-        return (self._activation * (self._mean() @ self._vectors.T)).sum(1)
+    def scores(self, layer: int) -> Float[Tensor, "batch d_mlp"]:
+        """Of every neuron of a layer, summed over positions."""
+        return (self._activation[layer] * (self._mean(layer) @ self._vectors[layer].T)).sum(1)
+
+    def _mean(self, layer: int) -> Float[Tensor, "batch new d_model"]:
+        return self._sums[layer] / self.steps[layer, :, None, None].to(self._sums[layer])
 
     def _run(
-        self, rows: Int[Tensor, " row"], alpha: Float[Tensor, " row"], *, gradients: bool
-    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row new d_model"] | None]:
-        """The metric at points of the way, and its gradient by what leaves the layer."""
-        values, found = [], []
-        leaving = self._clean.leaving[self._layer]
-        for some, at in zip(
-            torch.split(rows, self._rows), torch.split(alpha, self._rows), strict=True
-        ):
-            removed = (1 - at.to(leaving))[:, None, None] * self._written[some]
-            state = leaving[some] - removed
-            with torch.set_grad_enabled(gradients):
-                state.requires_grad_(gradients)
-                value = self._way.metric(self._clean.run([(self._layer, state)], some))
-                if gradients:
-                    found.append(torch.autograd.grad(value.sum(), state)[0])
-            values.append(value.detach())
-        return torch.cat(values), torch.cat(found) if found else None
+        self,
+        layers: Int[Tensor, " run"],
+        rows: Int[Tensor, " run"],
+        alpha: Float[Tensor, " run"],
+        *,
+        gradients: bool,
+    ) -> Float[Tensor, " run"]:
+        """The metric at points of the ways, layers in rising order; gradients by what leaves a layer go to the sums."""
+        values = []
+        for size in self._sizes(layers.tolist()):
+            some, rest = zip(*((x[:size], x[size:]) for x in (layers, rows, alpha)), strict=True)
+            values.append(self._sweep(*some, gradients=gradients))
+            layers, rows, alpha = rest
+        return torch.cat(values) if values else alpha
+
+    def _sweep(
+        self,
+        layers: Int[Tensor, " run"],
+        rows: Int[Tensor, " run"],
+        alpha: Float[Tensor, " run"],
+        *,
+        gradients: bool,
+    ) -> Float[Tensor, " run"]:
+        joins = []
+        for layer in sorted(set(layers.tolist())):
+            at, own = alpha[layers == layer], rows[layers == layer]
+            leaving, written = self._clean.leaving[layer][own], self._written[layer][own]
+            state = leaving - (1 - at.to(leaving))[:, None, None] * written
+            joins.append((layer, own, state.requires_grad_(gradients)))
+        with torch.set_grad_enabled(gradients):
+            value = self._way.metric(self._clean.run([(i, x) for i, _, x in joins], rows))
+            if gradients:
+                found = torch.autograd.grad(value.sum(), [x for _, _, x in joins])
+                for (layer, own, _), gradient in zip(joins, found, strict=True):
+                    self._sums[layer].index_add_(0, own, gradient)
+        return value.detach()
+
+    def _sizes(self, layers: Sequence[int]) -> list[int]:
+        """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients."""
+        sizes: list[int] = []
+        kept = 0
+        for layer in layers:
+            own = self._clean.n_new * max(1, self._n_layers - 1 - layer)
+            tokens = (sizes[-1] + 1) * self._clean.n_new if sizes else 0
+            if not sizes or kept + own > self._most or tokens > _BEST_TOKENS:
+                sizes.append(0)
+                kept = 0
+            sizes[-1] += 1
+            kept += own
+        return sizes
 
 
 def _midpoints(steps: int) -> list[float]:
