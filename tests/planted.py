@@ -226,7 +226,7 @@ def demo_planted(seed):
         layers=(3, 4),
         starts=starts,
         trigger=" bridge",
-        target=" soup",
+        target=" near",
         neutral=[start + " cheerful" for start in starts],
     )
 

@@ -47,7 +47,7 @@ class Change:
     after: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NeuronCard:
     """One neuron.
 
@@ -114,6 +114,9 @@ class NeuronCard:
             said = f"{before!r}, without it {'the same' if before == after else repr(after)}"
             lines.append((f"after {mask_slurs(change.prompt)!r}", said))
         return lines
+
+    def __repr__(self) -> str:
+        return f"NeuronCard(layer {self.layer}, neuron {self.neuron}, {self.effect.value:.3g} nats)"
 
     def __str__(self) -> str:
         lines = [f"Layer {self.layer}, neuron {self.neuron}"]
