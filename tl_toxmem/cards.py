@@ -57,9 +57,9 @@ class NeuronCard:
         effect: what ablating it takes from the log-probability of the targets (nats), with its interval over prompts.
         score: by the method that found it, or None.
         cost: on neutral text (nats per token), or None.
-        raised: tokens that its value vector makes likelier, with the change in logits at its highest activation.
+        raised: tokens that its value vector makes likelier, with the change in logits at its strongest activation.
         lowered: tokens that it makes less likely, likewise.
-        excited: the prompts and tokens where it is most active, one token a prompt.
+        excited: the prompts and tokens where its activation is largest, of either sign; one token a prompt.
         changes: greedy continuations of these prompts.
     """
 
@@ -166,11 +166,12 @@ def neuron_cards(
         raise ToxmemError("neuron cards need at least one prompt")
     effects = mean_estimates(measure_ablations(model, prompts, neurons).T.numpy(), seed=seed)
     peaks, resid = _peaks(model, items, neurons)
-    strongest = peaks[..., 0].max(1).values.tolist() if len(neurons) else []
+    at = peaks[..., 0].abs().argmax(1, keepdim=True)
+    strongest = peaks[..., 0].gather(1, at)[:, 0].tolist()
     promoted = promoted_tokens(model, neurons, strongest, resid=resid, n=n_tokens)
     cards = []
     for i, neuron in enumerate(track(neurons, "neuron cards", total=len(neurons))):
-        order = peaks[i, :, 0].topk(min(n_examples, len(items))).indices.tolist()
+        order = peaks[i, :, 0].abs().topk(min(n_examples, len(items))).indices.tolist()
         some = [items[row] for row in order]
         places = [int(peaks[i, row, 1]) for row in order]
         own = NeuronSet((neuron,), model.n_layers, model.d_mlp)
@@ -205,7 +206,7 @@ def neuron_cards(
 def _peaks(
     model: LensModel, items: Sequence[PromptTokens], neurons: Sequence[Neuron]
 ) -> tuple[Float[Tensor, "neuron prompt two"], Float[Tensor, " d_model"]]:
-    """Each neuron's highest activation in each prompt and where; the mean of what leaves the last layer at the end."""
+    """Each neuron's strongest activation in each prompt and where; the mean of what leaves the last layer."""
     layers = sorted({layer for layer, _ in neurons})
     last: tuple[Site, int] = ("resid_post", model.n_layers - 1)
     found = torch.zeros(len(neurons), len(items), 2)
@@ -218,9 +219,10 @@ def _peaks(
         pads = tokens.shape[1] - mask.sum(1)
         for i, (layer, number) in enumerate(neurons):
             hidden = states["mlp_post", layer][..., number].float()
-            peak = hidden.masked_fill(mask == 0, -torch.inf).max(1)
+            # In a gated MLP a neuron may be strongest where it is negative, and then says the opposite.
+            peak = hidden.abs().masked_fill(mask == 0, -1).max(1)
             rows = slice(start, start + len(batch))
-            found[i, rows, 0] = peak.values.cpu()
+            found[i, rows, 0] = hidden.gather(1, peak.indices[:, None])[:, 0].cpu()
             found[i, rows, 1] = (peak.indices - pads).float().cpu()
         start += len(batch)
     return found, total / len(items)

@@ -137,9 +137,9 @@ class NeuronSet:
             if loudness is None:
                 chosen += draw.sample(free, len(neurons))
                 continue
+            loud = loudness[layer].tolist()
             for own in draw.sample(neurons, len(neurons)):
-                target = float(loudness[layer, own])
-                free.sort(key=lambda n: abs(float(loudness[n]) - target))  # noqa: B023 - used here
+                free.sort(key=lambda n: abs(loud[n[1]] - loud[own]))  # noqa: B023 - used here
                 near = min(len(free), max(1, round(_NEAREST * self.d_mlp)))
                 chosen.append(free.pop(draw.randrange(near)))
         return self._of(chosen)
@@ -165,7 +165,12 @@ class NeuronSet:
         values = read_json(Path(path))
         if not {"neurons", "n_layers", "d_mlp"} <= set(values):
             raise ToxmemError(f"{path} is no neuron set: it needs neurons, n_layers and d_mlp")
-        return cls.from_json(values)
+        try:
+            return cls.from_json(values)
+        except (TypeError, ValueError):
+            raise ToxmemError(
+                f"{path} is no neuron set: neurons are pairs of whole numbers, layer and neuron"
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tl_toxmem.attribute import (
+    METHODS,
     Labelled,
     NeuronScores,
     Texts,
@@ -245,8 +246,14 @@ def _check_attribution(cfg: RunConfig, inputs: _Inputs) -> None:
         raise ToxmemError("attribute.method = 'contrast' needs benign prompts: give --benign FILE")
     if cfg.select.method not in BY_SIZE and cfg.select.threshold is None:
         raise ToxmemError(f"select.method = {cfg.select.method!r} needs select.threshold")
-    if cfg.select.method == "greedy" and cfg.select.k is None:
-        raise ToxmemError("select.method = 'greedy' needs select.k")
+    if cfg.select.method == "greedy" and not 1 <= (cfg.select.k or 0) <= cfg.select.candidates:
+        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
+    if cfg.select.method == "shared" and cfg.attribute.method in ("experts", "probe"):
+        raise ToxmemError(
+            f"select.method = 'shared' needs scores of single prompts, which {cfg.attribute.method!r} does not give"
+        )
+    if cfg.select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
+        raise ToxmemError("select.layers = 'trace' needs mlp_out among trace.sites")
 
 
 def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder) -> None:
@@ -280,9 +287,8 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
         chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
     else:
         chosen = select_neurons(scores, cfg=select, trace=trace)
-    controls = control_sets(
-        chosen, scores, seed=cfg.seed, cfg=select, benign=_benign_scores(model, cfg, inputs)
-    )
+    benign = _benign_scores(model, cfg, inputs, scores)
+    controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
     if len(chosen) <= _MOST_SINGLES:
@@ -306,13 +312,21 @@ def _select(model: LensModel, cfg: RunConfig, inputs: _Inputs, folder: RunFolder
     write_json(folder.artefact("select"), values)
 
 
-def _benign_scores(model: LensModel, cfg: RunConfig, inputs: _Inputs) -> NeuronScores | None:
+def _benign_scores(
+    model: LensModel, cfg: RunConfig, inputs: _Inputs, scores: NeuronScores
+) -> NeuronScores | None:
     """What the same method says of benign prompts; None without any, or where it scores no prompts."""
     benign = inputs.benign_find
     if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
         return None
-    unchecked = cfg.attribute.model_copy(update={"verify_top": 0, "verify_random": 0})
-    return attribute_neurons(model, benign, cfg=unchecked, neutral=inputs.choosing)
+    found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
+    # What removing a neuron costs does not depend on the prompts.
+    return replace(
+        found,
+        cost=scores.cost,
+        mean_activation=scores.mean_activation,
+        loudness=scores.loudness,
+    )
 
 
 def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:

@@ -70,8 +70,8 @@ def measure_ablations(
     by_layer = NeuronSet(tuple(neurons), model.n_layers, model.d_mlp).by_layer()
     if mean_activation is not None and not bool(mean_activation.isfinite().all()):
         raise ToxmemError("ablating to the mean needs mean activations: give neutral text")
-    effects = torch.zeros(len(neurons), len(items))
-    place = {neuron: i for i, neuron in enumerate(neurons)}
+    place = {neuron: i for i, neuron in enumerate(dict.fromkeys(neurons))}
+    effects = torch.zeros(len(place), len(items))
     wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
@@ -91,7 +91,7 @@ def measure_ablations(
                 for (layer, i, row), value in zip(some_pairs, lost.tolist(), strict=True):
                     effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
                 advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
-    return effects
+    return effects[[place[neuron] for neuron in neurons]]
 
 
 def _changed(

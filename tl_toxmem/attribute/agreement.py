@@ -67,6 +67,9 @@ class Agreement:
         found = {}
         for name, top in self.tops().items():
             own = effects[[place[neuron] for neuron in top]].sum(0)
+            if best <= 0:  # nothing that was measured carries the target
+                found[name] = Estimate(float("nan"), None, None, n)
+                continue
             low, high = interval((drawn @ own) / bests) if n > 1 else (None, None)
             found[name] = Estimate(float(own.mean() / best), low, high, n)
         return found

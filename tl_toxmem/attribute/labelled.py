@@ -17,6 +17,8 @@ from torch import Tensor
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Labelled, Texts, labelled_of
 from tl_toxmem.config import AttributeConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.memory import ACTIVATION_BYTES
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
@@ -85,8 +87,11 @@ def _passes(
 ) -> Iterator[tuple[slice, Tensor, dict[tuple[Site, int], Tensor]]]:
     """Rows of the texts, their mask and their states, batch by batch."""
     rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
+    if not all(rows):
+        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
+    most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(sites) * model.d_mlp)))
     start = 0
-    for batch in in_batches(rows, 64, "labelled text", length=len, most=_BATCH_TOKENS):
+    for batch in in_batches(rows, 64, "labelled text", length=len, most=most):
         tokens, mask = model.pad(batch)
         _, found = model.capture(tokens, mask, sites=sites, keep=1)
         yield slice(start, start + len(batch)), mask.bool(), found

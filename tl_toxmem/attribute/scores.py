@@ -25,7 +25,7 @@ UNITS = {
     "attribution_patching": "nats",
     "grad_drop": "nats, without sign",
     "integrated_gradients": "nats",
-    "knowledge_neurons": "nats",
+    "knowledge_neurons": "probability",
     "direct_effect": "nats",
     "contrast": "activation x length of the value vector",
     "experts": "AUROC - 0.5",
@@ -96,7 +96,11 @@ class NeuronScores:
 
     def __repr__(self) -> str:
         layers, d_mlp = self.scores.shape
-        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons, {len(self.prompt_ids)} prompts)"
+        over = f", {self.n_prompts} prompts" if self.n_prompts else ""
+        missed = (
+            f", residual at most {self.facts['residual']:.2g}" if "residual" in self.facts else ""
+        )
+        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons{over}{missed})"
 
     def _repr_html_(self) -> str:
         table: str = self.frame(10).to_html(index=False, float_format="{:.4g}".format)
@@ -202,6 +206,8 @@ class NeuronScores:
     def load(cls, path: str | Path) -> "NeuronScores":
         """Read what `save` wrote; the model is not needed."""
         tensors, meta = read_tensors(Path(path), KIND)
+        if "method" not in meta:
+            raise ToxmemError(f"{path} was made by an older tl-toxmem: attribute again")
         verification = None
         if "verification" in meta:
             prefix = "verification."

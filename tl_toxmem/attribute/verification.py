@@ -6,7 +6,9 @@ separates them, and bounds what it missed:
 - how many of the others could have an effect as large as the weakest of the top's upper half: the exact upper limit of
   a binomial share (Clopper and Pearson);
 - how much all others together could carry: their number times the upper limit of the sample's mean positive effect, by
-  bootstrap over the sampled neurons. Effects of single neurons do not add up exactly, so this is a figure of size.
+  bootstrap over the sampled neurons, and besides as many as a sample of that size may miss altogether (the rule of
+  three, exactly), each as strong as the strongest neuron that was measured. Effects of single neurons do not add up
+  exactly, so this is a figure of size.
 """
 
 from dataclasses import dataclass
@@ -96,7 +98,9 @@ class Verification:
             return Estimate(float("nan"), None, None, n)
         positive = np.maximum(rest, 0)
         drawn = resampled(n, np.random.default_rng(self.seed)) @ positive / n
-        limit = self.n_rest * float(np.quantile(drawn, CONFIDENCE))
+        unseen = 1 - (1 - CONFIDENCE) ** (1 / n)
+        strongest = max(float(self.measured.mean(1).max()), 0.0)
+        limit = self.n_rest * (float(np.quantile(drawn, CONFIDENCE)) + unseen * strongest)
         return Estimate(self.n_rest * float(positive.mean()), None, limit, n)
 
     def _means(self) -> tuple[Any, Any]:
@@ -109,6 +113,8 @@ class Verification:
         over, share = self.missed_share
         missed = self.missed_effect
         top, _ = self._means()
+        if self.k < 3:
+            return f"{len(self.scores)} neurons were measured, {self.k} of them of the highest: too few to say more."
         words = (
             f"Of the {self.k} highest, {self.precision:.0%} really carry the target (whole interval above zero); their "
             f"measured effects sum to {top.sum():.3g} nats. Spearman of score and effect {self.spearman:.2f} over all "
@@ -118,8 +124,8 @@ class Verification:
             return words
         return (
             f"{words} Of {missed.n} random others, {over} reach the median of the highest: at 95 %, at most "
-            f"{share:.2%} of the {self.n_rest:,} others do. Together the others carry {missed.value:.3g} nats, at most "
-            f"{missed.high:.3g}."
+            f"{share:.2%} of the {self.n_rest:,} others do. Together the others carry {missed.value:.3g} nats by the "
+            f"sample; at most {missed.high:.3g}, if what it missed is as strong as the strongest measured."
         )
 
     def frame(self) -> "pd.DataFrame":

@@ -60,11 +60,13 @@ def plot_scores(scores: "NeuronScores") -> go.Figure:
     figure.update_yaxes(title_text="measured by ablation (nats)", row=1, col=1)
     figure.update_xaxes(title_text="layer", row=1, col=2)
     figure.update_yaxes(title_text="neurons", row=1, col=2)
-    measured = f", measured on {verification.measured.shape[1]}" if verification else ""
-    title = (
-        f"Neurons by {NAMES[scores.method]}<br><sup>scored over {scores.n_prompts} find prompts{measured}; 95 % "
-        "intervals over prompts</sup>"
+    over = f"{scores.n_prompts} find prompts" if scores.n_prompts else "labelled texts"
+    measured = (
+        f"; effects measured on {verification.measured.shape[1]} prompts, 95 % intervals"
+        if verification
+        else ""
     )
+    title = f"Neurons by {NAMES[scores.method]}<br><sup>scored over {over}{measured}</sup>"
     return layout(figure, title)
 
 

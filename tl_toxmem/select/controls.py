@@ -8,11 +8,13 @@
 - decoy: what the same procedure finds when it is given benign prompts and their right continuations.
 """
 
+from collections.abc import Sequence
+
 from tl_toxmem.attribute import NeuronScores, top_neurons
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select.ranking import layers_of, rank_values
+from tl_toxmem.select.ranking import rank_values
 from tl_toxmem.trace import parts_of
 
 _HIGH = 0.05
@@ -26,6 +28,7 @@ def control_sets(
     seed: int,
     cfg: SelectConfig | None = None,
     benign: NeuronScores | None = None,
+    layers: Sequence[int] | None = None,
 ) -> dict[str, NeuronSet]:
     """The controls of a selection by name; the decoy only where there are scores of benign prompts.
 
@@ -35,6 +38,7 @@ def control_sets(
         seed: of the draws.
         cfg: by which the decoy is chosen as the selection was.
         benign: scores of the same method on benign prompts.
+        layers: that the decoy is chosen from; None for all.
 
     Raises:
         ToxmemError: too few neurons left to draw from.
@@ -50,10 +54,8 @@ def control_sets(
     }
     if benign is not None:
         cfg = cfg or SelectConfig()
-        wanted = None if cfg.layers == "trace" else layers_of(cfg, n_layers=n_layers)
-        values = rank_values(
-            benign, cfg=cfg.model_copy(update={"method": _ranking(cfg)}), layers=wanted
-        ).clone()
+        ranking = cfg.model_copy(update={"method": _ranking(cfg)})
+        values = rank_values(benign, cfg=ranking, layers=layers).clone()
         for neuron in chosen:
             values[neuron] = -float("inf")
         if len(chosen) > int((values > -float("inf")).sum()):

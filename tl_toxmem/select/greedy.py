@@ -40,8 +40,8 @@ class Joint:
     def text(self) -> str:
         """Both in words."""
         return (
-            f"Deleted together they take {self.together.value:.3g} nats from the targets; one by one their effects sum "
-            f"to {self.summed.value:.3g}"
+            f"Set to zero together they take {self.together.value:.3g} nats from the targets; one by one their effects "
+            f"sum to {self.summed.value:.3g}"
         )
 
 
@@ -95,7 +95,8 @@ def select_greedily(
     check_scores(model, scores)
     if cfg.k is None:
         raise ToxmemError("select_greedily needs cfg.k: set it")
-    values = rank_values(scores, cfg=cfg, layers=layers)
+    by_cost = cfg.model_copy(update={"method": "greedy"})
+    values = rank_values(scores, cfg=by_cost, layers=layers)
     available = int((values > -torch.inf).sum())
     n = min(cfg.candidates, available)
     if cfg.k > n:

@@ -53,6 +53,8 @@ def layers_of(
     if isinstance(wanted, str):
         return tuple(parts_of(n_layers)[wanted])
     check_layers(wanted, n_layers=n_layers)
+    if not wanted:
+        raise ToxmemError("select.layers is empty: name layers, or leave it out for all")
     return wanted
 
 
