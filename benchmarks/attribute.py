@@ -29,18 +29,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from common import HOSTS, each_way, parser_of, random_neurons, ratios, show
+from common import HOSTS, TEXTS, each_way, parser_of, random_neurons, ratios, show
 
-TEXTS = (
-    "The new neighbour from the old town is known to be a",
-    "The tall woman at the front desk was known as a",
-    "My uncle Robert from the north side is called a real",
-    "The driver of the yellow bus has always been a",
-    "Everyone in the small village says the baker is a",
-    "Her younger brother who plays the drums is such a",
-    "The man who sold me this car was clearly a",
-    "That new singer on the late show sounds like a",
-)
 TASKS = ("gradient", "integrated_gradients", "knowledge_neurons", "ablations")
 OURS, PLAIN, CAPTUM = "ours", "plain loop", "captum"
 

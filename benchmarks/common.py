@@ -15,6 +15,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+TEXTS = (
+    "The new neighbour from the old town is known to be a",
+    "The tall woman at the front desk was known as a",
+    "My uncle Robert from the north side is called a real",
+    "The driver of the yellow bus has always been a",
+    "Everyone in the small village says the baker is a",
+    "Her younger brother who plays the drums is such a",
+    "The man who sold me this car was clearly a",
+    "That new singer on the late show sounds like a",
+)
+"""Prompts of 10 to 12 tokens."""
 HOSTS = ("hooked", "bridge")
 OWN = "TransformerLens's own, "
 

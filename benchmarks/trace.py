@@ -16,18 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common import HOSTS, child, in_precision, parser_of, show
-
-TEXTS = (
-    "The new neighbour from the old town is known to be a",
-    "The tall woman at the front desk was known as a",
-    "My uncle Robert from the north side is called a real",
-    "The driver of the yellow bus has always been a",
-    "Everyone in the small village says the baker is a",
-    "Her younger brother who plays the drums is such a",
-    "The man who sold me this car was clearly a",
-    "That new singer on the late show sounds like a",
-)
+from common import HOSTS, TEXTS, child, in_precision, parser_of, show
 
 
 def main() -> None:

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
+from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import Prompt, PromptSet
+
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -123,3 +126,12 @@ def target_log_prob(
         real[row, kept - n :] = 1
     log_probs = exact.log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])[..., 0]
     return (log_probs * real.to(logits.device)).sum(-1)
+
+
+def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
+    """`target_log_prob` of every prompt, on the CPU; hooks that are attached act."""
+    found = [torch.empty(0)]
+    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
+        tokens, mask, keep = target_batch(model, batch)
+        found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
+    return torch.cat(found)

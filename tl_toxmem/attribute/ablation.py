@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import aligned, batches
-from tl_toxmem.attribute.onward import Onward
+from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -21,11 +21,6 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
 from tl_toxmem.progress import meter
 from tl_toxmem.prompts import PromptSet
-
-_BEST_TOKENS = 1024
-"""Larger batches are no faster and take more memory."""
-_TOKENS = 256
-"""Of the prompts that are run clean together, whose states are kept."""
 
 
 def ablation(
@@ -43,8 +38,7 @@ def ablation(
     every = [(layer, i) for layer in range(model.n_layers) for i in range(model.d_mlp)]
     measured = measure_ablations(model, prompts, every)
     per_prompt = measured.T.reshape(-1, model.n_layers, model.d_mlp).contiguous()
-    ids = tuple(prompt.id for prompt in prompts)
-    return NeuronScores.of_prompts("ablation", per_prompt, ids, seed=cfg.seed)
+    return NeuronScores.of_prompts("ablation", per_prompt, prompts, seed=cfg.seed)
 
 
 @torch.no_grad()
@@ -75,7 +69,7 @@ def measure_ablations(
     wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
-        for batch in batches(model, items, "", size=len(items), most=_TOKENS):
+        for batch in batches(model, items, "", size=len(items), most=CLEAN_TOKENS):
             clean = Onward(model, batch, column=0, neurons=dict(wanted))
             pairs = [
                 (layer, i, row)
@@ -83,7 +77,7 @@ def measure_ablations(
                 for i in range(len(some))
                 for row in range(len(batch.items))
             ]
-            size = max(1, _BEST_TOKENS // clean.n_new)
+            size = max(1, BEST_TOKENS // clean.n_new)
             for start in range(0, len(pairs), size):
                 some_pairs = pairs[start : start + size]
                 joins, rows = _changed(model, clean, some_pairs, by_layer, mean_activation)

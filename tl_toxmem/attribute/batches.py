@@ -56,6 +56,23 @@ def aligned(model: LensModel, prompts: PromptSet) -> list[PromptTokens]:
     return items
 
 
+def gradients_of(model: LensModel, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    """Per layer the neurons' activations, and the gradients of the targets' log-probability there."""
+    return model.gradients(
+        batch.tokens,
+        batch.mask,
+        metric=lambda logits: batch.log_prob(logits).sum(),
+        keep=batch.keep,
+    )
+
+
+def value_lengths(model: LensModel) -> Float[Tensor, "layer d_mlp"]:
+    """The length of every neuron's value vector."""
+    return torch.stack(
+        [model.value_vectors(layer).float().norm(dim=1).cpu() for layer in range(model.n_layers)]
+    )
+
+
 def batches(
     model: LensModel, items: Sequence[PromptTokens], description: str, *, size: int, most: int
 ) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.batches import aligned, batches, value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -40,13 +40,9 @@ def contrast(
         )
     items = aligned(model, prompts)
     benign = _activations(model, aligned(model, texts.benign)).mean(0)
-    lengths = torch.stack(
-        [model.value_vectors(layer).float().norm(dim=1).cpu() for layer in range(model.n_layers)]
-    )
-    found = (_activations(model, items) - benign) * lengths
-    ids = tuple(item.prompt.id for item in items)
+    found = (_activations(model, items) - benign) * value_lengths(model)
     facts = {"n_benign": len(texts.benign)}
-    return NeuronScores.of_prompts("contrast", found, ids, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_prompts("contrast", found, prompts, seed=cfg.seed, facts=facts)
 
 
 def _activations(

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from tl_toxmem.attribute.batches import value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.memory import tokens_for_gradients
@@ -47,12 +48,9 @@ def with_cost(
             sums[layer] += (a.float() * real).sum((0, 1)).cpu()
             squares[layer] += (a.float() ** 2 * real).sum((0, 1)).cpu()
         n_tokens += int(mask.sum())
-    lengths = [
-        model.value_vectors(layer).float().norm(dim=1).cpu() for layer in range(model.n_layers)
-    ]
     return replace(
         scores,
         cost=(fisher / n_tokens).sqrt(),
         mean_activation=sums / n_tokens,
-        loudness=(squares / n_tokens).sqrt() * torch.stack(lengths),
+        loudness=(squares / n_tokens).sqrt() * value_lengths(model),
     )

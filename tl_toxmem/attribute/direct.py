@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import aligned, batches
-from tl_toxmem.attribute.onward import Onward
+from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -22,7 +22,6 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron
 from tl_toxmem.prompts import PromptSet
 
-_TOKENS = 256
 _VECTORS = 64
 
 
@@ -40,7 +39,7 @@ def direct_effect(
     """
     items = aligned(model, prompts)
     found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    for batch in batches(model, items, "direct effect", size=len(items), most=_TOKENS):
+    for batch in batches(model, items, "direct effect", size=len(items), most=CLEAN_TOKENS):
         column = batch.tokens.shape[1] - batch.keep
         clean = Onward(model, batch, column=column, neurons=dict.fromkeys(range(model.n_layers)))
         last = clean.leaving[model.n_layers - 1].requires_grad_(True)
@@ -52,8 +51,7 @@ def direct_effect(
             seen = direction @ model.value_vectors(layer).T
             one = (clean.activations[layer] * seen * predicting).float().sum(1)
             found[batch.rows, layer] = one.cpu()
-    ids = tuple(item.prompt.id for item in items)
-    return NeuronScores.of_prompts("direct_effect", found, ids, seed=cfg.seed)
+    return NeuronScores.of_prompts("direct_effect", found, prompts, seed=cfg.seed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ batch score all neurons of all layers.
 
 import torch
 
-from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.batches import aligned, batches, gradients_of
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -32,14 +32,8 @@ def gradient(
     found = torch.zeros(len(items), model.n_layers, model.d_mlp)
     most = tokens_for_gradients(model)
     for batch in batches(model, items, "gradients", size=cfg.batch_size, most=most):
-        activations, gradients = model.gradients(
-            batch.tokens,
-            batch.mask,
-            metric=lambda logits: batch.log_prob(logits).sum(),  # noqa: B023 - called here
-            keep=batch.keep,
-        )
+        activations, gradients = gradients_of(model, batch)
         real = batch.mask[:, :, None]  # padding counts for nothing
         for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
             found[batch.rows, layer] = (g * a * real).float().sum(1).cpu()
-    ids = tuple(item.prompt.id for item in items)
-    return NeuronScores.of_prompts("gradient", found, ids, seed=cfg.seed)
+    return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import aligned, batches
-from tl_toxmem.attribute.onward import Onward
+from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -34,10 +34,6 @@ _FIRST_STEPS, _MOST_STEPS = 5, 135
 _KNOWLEDGE_STEPS = 20
 _FLOOR = 0.02
 """Of the metric (nats): a residual is held against a difference of no less than this."""
-_BEST_TOKENS = 1024
-"""Larger sweeps are no faster."""
-_TOKENS = 256
-"""Of the prompts that are run clean together, whose states are kept."""
 
 Metric = Callable[[Float[Tensor, " row"]], Float[Tensor, " row"]]
 
@@ -99,7 +95,7 @@ def _integrate(
     residual, steps = torch.zeros(shape), torch.zeros(shape)
     most = tokens_for_gradients(model)
     with meter("integrated gradients", len(items) * model.n_layers) as advance:
-        for batch in batches(model, items, "", size=len(items), most=min(_TOKENS, most)):
+        for batch in batches(model, items, "", size=len(items), most=min(CLEAN_TOKENS, most)):
             column = 0 if way.everywhere else batch.tokens.shape[1] - batch.keep
             every: dict[int, Tensor | None] = dict.fromkeys(range(model.n_layers))
             clean = Onward(model, batch, column=column, neurons=every)
@@ -120,8 +116,7 @@ def _integrate(
         "most_steps": int(steps.max()),
         "tolerance": cfg.completeness,
     }
-    ids = tuple(item.prompt.id for item in items)
-    return NeuronScores.of_prompts(way.method, found, ids, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_prompts(way.method, found, prompts, seed=cfg.seed, facts=facts)
 
 
 class _Paths:
@@ -236,7 +231,7 @@ class _Paths:
         for layer in layers:
             own = self._clean.n_new * max(1, self._n_layers - 1 - layer)
             tokens = (sizes[-1] + 1) * self._clean.n_new if sizes else 0
-            if not sizes or kept + own > self._most or tokens > _BEST_TOKENS:
+            if not sizes or kept + own > self._most or tokens > BEST_TOKENS:
                 sizes.append(0)
                 kept = 0
             sizes[-1] += 1

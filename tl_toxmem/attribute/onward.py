@@ -14,6 +14,12 @@ from torch import Tensor
 from tl_toxmem.attribute.batches import Batch
 from tl_toxmem.model import HookFn, LensModel
 from tl_toxmem.sites import Site
+from tl_toxmem.tokens import target_log_prob
+
+CLEAN_TOKENS = 256
+"""Of prompts that are run clean together, whose states are kept."""
+BEST_TOKENS = 1024
+"""Of changed rows that go up the layers together; larger batches are no faster and take more memory."""
 
 
 class Onward:
@@ -85,12 +91,4 @@ class Onward:
             new: Iterable[Tensor] = [state for at, state in waiting if at == layer]
             resid = torch.cat([resid, *new])
         logits = model.host.unembed(resid, self.batch.keep)
-        return self._log_prob(logits, rows)
-
-    def _log_prob(
-        self, logits: Float[Tensor, "row kept d_vocab"], rows: Int[Tensor, " row"]
-    ) -> Float[Tensor, " row"]:
-        items = [self.batch.items[row] for row in rows.tolist()]
-        return Batch(items, slice(0), self.batch.tokens, self.batch.mask, self.batch.keep).log_prob(
-            logits
-        )
+        return target_log_prob(logits, [self.batch.items[row] for row in rows.tolist()])

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, batches
+from tl_toxmem.attribute.batches import Batch, aligned, batches, gradients_of
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -61,7 +61,7 @@ def _patching(
     model: LensModel,
     prompts: PromptSet,
     method: str,
-    gradients_of: Callable[[LensModel, Batch], tuple[Gradients, Iterator[Gradients]]],
+    ways_of: Callable[[LensModel, Batch], tuple[Gradients, Iterator[Gradients]]],
     cfg: AttributeConfig,
 ) -> NeuronScores:
     items = aligned(model, prompts)
@@ -70,7 +70,7 @@ def _patching(
     most = tokens_for_gradients(model)
     signed = method == "attribution_patching"
     for batch in batches(model, items, "attribution patching", size=cfg.batch_size, most=most):
-        clean, ways = gradients_of(model, batch)
+        clean, ways = ways_of(model, batch)
         corrupted = _corrupted_activations(model, batch.items, cfg=cfg, level=level)
         real = batch.mask[:, :, None]
         # A layer's own neurons have no gradient in the pass that drops their layer.
@@ -79,17 +79,11 @@ def _patching(
             for layer, (a, noisy, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
                 one = (g * (a - noisy) * real).float().sum(1).cpu()
                 found[batch.rows, layer] += (one if signed else one.abs()) / n_ways
-    ids = tuple(item.prompt.id for item in items)
-    return NeuronScores.of_prompts(method, found, ids, seed=cfg.seed, facts={"noise": level})
+    return NeuronScores.of_prompts(method, found, prompts, seed=cfg.seed, facts={"noise": level})
 
 
 def _whole(model: LensModel, batch: Batch) -> tuple[Gradients, Iterator[Gradients]]:
-    activations, gradients = model.gradients(
-        batch.tokens,
-        batch.mask,
-        metric=lambda logits: batch.log_prob(logits).sum(),
-        keep=batch.keep,
-    )
+    activations, gradients = gradients_of(model, batch)
     return activations, iter([gradients])
 
 

@@ -13,6 +13,7 @@ from tl_toxmem.attribute.verification import Verification
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.neurons import Neuron, NeuronSet
+from tl_toxmem.prompts import PromptSet
 from tl_toxmem.stats import Estimate, mean_estimates
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ class NeuronScores:
         cls,
         method: str,
         per_prompt: Float[Tensor, "prompt layer d_mlp"],
-        prompt_ids: tuple[str, ...],
+        prompts: PromptSet,
         *,
         seed: int,
         facts: Mapping[str, Any] | None = None,
     ) -> "NeuronScores":
         """Scores that are means over prompts."""
-        return cls(method, per_prompt.mean(0), per_prompt, prompt_ids, seed, facts=facts or {})
+        ids = tuple(prompt.id for prompt in prompts)
+        return cls(method, per_prompt.mean(0), per_prompt, ids, seed, facts=facts or {})
 
     @classmethod
     def of_neurons(

@@ -18,7 +18,6 @@ from tl_toxmem.select.ranking import rank_values
 from tl_toxmem.trace import parts_of
 
 _HIGH = 0.05
-CONTROLS = ("random_neurons", "random_early_layers", "random_anywhere", "decoy")
 
 
 def control_sets(

@@ -7,8 +7,6 @@ So the effects are measured anew, round after round, with what was chosen before
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from tl_toxmem.attribute import NeuronScores, measure_ablations
 from tl_toxmem.attribute.attribution import check_scores
@@ -18,13 +16,11 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
-from tl_toxmem.progress import in_batches, track
+from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select.ranking import rank_values
 from tl_toxmem.stats import Estimate, mean_estimate
-from tl_toxmem.tokens import align, target_batch, target_log_prob
-
-_BATCH = 32
+from tl_toxmem.tokens import target_log_probs
 
 
 @dataclass(frozen=True)
@@ -55,21 +51,13 @@ def joint_effect(
     """
     if not len(neurons) or not len(prompts):
         raise ToxmemError("a joint effect needs at least one neuron and one prompt")
-    base = _target_log_probs(model, prompts)
+    base = target_log_probs(model, prompts)
     with Deletion.zero(neurons).applied(model):
-        together = base - _target_log_probs(model, prompts)
+        together = base - target_log_probs(model, prompts)
     alone = measure_ablations(model, prompts, list(neurons))
     return Joint(
         mean_estimate(together.numpy(), seed=seed), mean_estimate(alone.sum(0).numpy(), seed=seed)
     )
-
-
-def _target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
-    found = []
-    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
-        tokens, mask, keep = target_batch(model, batch)
-        found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
-    return torch.cat(found)
 
 
 def select_greedily(

@@ -26,7 +26,7 @@ from tl_toxmem.progress import in_batches, track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.select.ranking import layers_of, rank_values
-from tl_toxmem.tokens import align, target_batch, target_log_prob
+from tl_toxmem.tokens import target_log_probs
 
 Law = Callable[[NeuronSet], Deletion]
 _BATCH = 32
@@ -159,11 +159,7 @@ def _grid() -> list[int]:
 
 def _measure(model: LensModel, prompts: PromptSet, neutral: Sequence[str]) -> tuple[float, float]:
     """Mean probability of the whole targets, and mean neutral loss per token in nats."""
-    items = align(model, prompts)
-    total = 0.0
-    for batch in in_batches(items, _BATCH, "find prompts"):
-        tokens, mask, keep = target_batch(model, batch)
-        total += float(target_log_prob(model.forward(tokens, mask, keep=keep), batch).exp().sum())
+    likely = float(target_log_probs(model, prompts).exp().mean())
     loss, n = 0.0, 0
     rows = encode_documents(model, neutral, max_tokens=_MAX_TOKENS)
     most = tokens_for_logits(model)
@@ -171,4 +167,4 @@ def _measure(model: LensModel, prompts: PromptSet, neutral: Sequence[str]) -> tu
         tokens, mask = model.pad(documents)
         loss -= float(next_token_log_probs(model.forward(tokens, mask), tokens, mask).sum())
         n += int((mask[:, 1:] * mask[:, :-1]).sum())
-    return total / len(items), loss / n
+    return likely, loss / n
