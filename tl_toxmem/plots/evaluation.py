@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_toxmem.plots.style import COLOURS, layout, shown
+from tl_toxmem.plots.style import COLOURS, CONTROL_COLOUR, layout, shown
 
 if TYPE_CHECKING:
     from tl_toxmem.evaluation import Evaluation
@@ -43,7 +43,7 @@ def plot_evaluation(evaluation: "Evaluation") -> go.Figure:
             below = [max(0.0, e.value - e.low) for e in estimates]
             spread = {"error_y": {"array": above, "arrayminus": below}}
         own = {"none": COLOURS[0], "deletion": COLOURS[1]}  # controls are grey
-        colours = [own.get(row.edit, "#999999") for row in rows]
+        colours = [own.get(row.edit, CONTROL_COLOUR) for row in rows]
         figure.add_trace(
             go.Bar(
                 x=names,

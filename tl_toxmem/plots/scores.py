@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_toxmem.plots.style import COLOURS, error_bars, layout
+from tl_toxmem.plots.style import COLOURS, CONTROL_COLOUR, error_bars, layout
 
 if TYPE_CHECKING:
     from tl_toxmem.attribute import NeuronScores, Verification
@@ -74,7 +74,7 @@ def _add_verified(figure: go.Figure, verification: "Verification") -> None:
     frame = verification.frame()
     kinds = (
         (f"the {verification.k} highest", frame[frame.top], COLOURS[0]),
-        ("random others", frame[~frame.top], COLOURS[7 % len(COLOURS)]),
+        ("random others", frame[~frame.top], CONTROL_COLOUR),
     )
     for name, rows, colour in kinds:
         words = [f"layer {one.layer}, neuron {one.neuron}" for one in rows.itertuples()]

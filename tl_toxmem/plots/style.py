@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+CONTROL_COLOUR = "#999999"
+"""Of what is random, beside what was chosen."""
 
 
 def shown(text: str) -> str:
