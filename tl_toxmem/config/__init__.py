@@ -1,0 +1,44 @@
+"""Settings: one frozen configuration per stage, one file each, inside `RunConfig`."""
+
+from tl_toxmem.config.attribute import AttributeConfig, Attribution
+from tl_toxmem.config.base import describe_validation
+from tl_toxmem.config.evaluate import EvaluateConfig
+from tl_toxmem.config.export import ExportConfig
+from tl_toxmem.config.prompts import PromptsConfig
+from tl_toxmem.config.run import (
+    DEMO,
+    FORMAT_VERSION,
+    PLACES,
+    STAGES,
+    RunConfig,
+    is_local,
+    make_config,
+    read_toml,
+)
+from tl_toxmem.config.select import DeleteConfig, Part, SelectConfig
+from tl_toxmem.config.trace import Corruption, Metric, Screen, Severed, TraceConfig
+
+__all__ = [
+    "DEMO",
+    "FORMAT_VERSION",
+    "PLACES",
+    "STAGES",
+    "AttributeConfig",
+    "Attribution",
+    "Corruption",
+    "DeleteConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "Metric",
+    "Part",
+    "PromptsConfig",
+    "RunConfig",
+    "Screen",
+    "SelectConfig",
+    "Severed",
+    "TraceConfig",
+    "describe_validation",
+    "is_local",
+    "make_config",
+    "read_toml",
+]

@@ -1,0 +1,123 @@
+"""What a run is made of: one frozen configuration per stage inside `RunConfig`; TOML in and out.
+
+Two runs with the same `RunConfig.hash()` are the same run, and only such a run is resumed.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ValidationError, model_validator
+
+from tl_toxmem.config.attribute import AttributeConfig
+from tl_toxmem.config.base import Config, describe_validation
+from tl_toxmem.config.evaluate import EvaluateConfig
+from tl_toxmem.config.export import ExportConfig
+from tl_toxmem.config.prompts import PromptsConfig
+from tl_toxmem.config.select import DeleteConfig, SelectConfig
+from tl_toxmem.config.trace import TraceConfig
+from tl_toxmem.errors import ToxmemError
+
+FORMAT_VERSION = 1
+DEMO = "demo"
+PLACES = ("out", "prompts", "benign", "labelled", "neutral")
+"""Fields of `RunConfig` that say where something lies, and so change no result."""
+STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
+
+
+def is_local(model: str) -> bool:
+    """Whether a model name needs no hub: `demo`, or a path."""
+    return (
+        model == DEMO
+        or model.startswith((".", "/", "~"))
+        or Path(model).exists()
+        or model.count("/") > 1
+    )
+
+
+class RunConfig(Config):
+    """Everything that `tl-toxmem run` needs."""
+
+    model: str
+    """A local folder, a Hugging Face hub id, or `demo`."""
+    out: Path
+    """The run folder."""
+    prompts: Path | None = None
+    """Prompts as JSONL; the demo brings its own."""
+    benign: Path | None = None
+    """Benign prompts with their right continuations (JSONL), to see what deletion breaks."""
+    labelled: Path | None = None
+    """Toxic and other texts (JSONL of `text` and `toxic`), for the attribution methods `experts` and `probe`."""
+    neutral: Path | None = None
+    """Neutral text, one document a line; None: the English text that comes with the package."""
+    scorer: str = ""
+    """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`; default: detoxify:original, and
+    the offline profanity for the demo."""
+    host: Literal["auto", "hooked", "bridge"] = "auto"
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    prepend_bos: bool = False
+    """Put the tokenizer's beginning-of-text token before every text (Hugging Face and ROME do not, for GPT-2)."""
+    seed: int = 0
+    """Seed of every stage that does not set its own."""
+    split: PromptsConfig = PromptsConfig()
+    trace: TraceConfig = TraceConfig()
+    attribute: AttributeConfig = AttributeConfig()
+    select: SelectConfig = SelectConfig()
+    delete: DeleteConfig = DeleteConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """The default scorer, and the run's seed for the stages that name none."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if not data.get("scorer"):
+            data["scorer"] = "profanity" if data.get("model") == DEMO else "detoxify:original"
+        for stage in ("split", "trace", "attribute", "select", "evaluate"):
+            values = data.get(stage, {})
+            if isinstance(values, dict):
+                data[stage] = {"seed": data.get("seed", 0), **values}
+        return data
+
+    def hash(self) -> str:
+        """SHA-256 of all that changes results; of files it is their content that counts (see `store.py`)."""
+        values = self.model_dump(mode="json", exclude=set(PLACES))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def to_toml(self) -> str:
+        """The configuration as TOML; fields that are None are left out, as TOML has no null."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def make_config(values: dict[str, Any]) -> RunConfig:
+    """A checked configuration from plain values (a TOML table, the command line).
+
+    Raises:
+        ToxmemError: in one line, naming each field that is wrong and what it may be.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        reason = describe_validation(error, root=RunConfig)
+        raise ToxmemError(f"configuration: {reason}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ToxmemError: if it is missing or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ToxmemError(f"no configuration file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ToxmemError(f"{path} is no TOML: {error}") from None
