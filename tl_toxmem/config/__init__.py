@@ -4,6 +4,7 @@ from tl_toxmem.config.attribute import AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
+from tl_toxmem.config.gates import GateConfig
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
     DEMO,
@@ -29,6 +30,7 @@ __all__ = [
     "DeleteConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "GateConfig",
     "Metric",
     "Part",
     "PromptsConfig",

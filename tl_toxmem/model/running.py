@@ -144,6 +144,16 @@ class Runner:
         """Logits of the last `keep` positions (all for None)."""
         return self.host.forward(tokens, mask, keep)
 
+    def differentiable(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept d_vocab"]:
+        """`forward` through which gradients flow, to what attached hooks bring in."""
+        return self.host.forward(tokens, mask, keep)
+
     @torch.no_grad()
     def resume(
         self,
