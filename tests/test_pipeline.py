@@ -82,13 +82,13 @@ def test_killed_at_a_stage_and_resumed(finished, tmp_path, stage):
         "from pathlib import Path\n"
         "from tl_toxmem import run\n"
         "from tl_toxmem.config import make_config\n"
-        "import tl_toxmem.pipeline as pipeline\n"
+        "import tl_toxmem.pipeline.stages as stages\n"
         "stage = sys.argv[1]\n"
-        "true = pipeline._STAGES[stage]\n"
+        "true = stages.STAGE_FUNCTIONS[stage]\n"
         "def killed(model, cfg, inputs, folder):\n"
         "    true(model, cfg, inputs, folder)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"  # written, but not yet recorded
-        "pipeline._STAGES[stage] = killed\n"
+        "stages.STAGE_FUNCTIONS[stage] = killed\n"
         "run(make_config(json.loads(sys.argv[2])))\n"
     )
     values = json.dumps({"model": "demo", "out": str(out), **SMALL})

@@ -29,10 +29,10 @@ from tl_toxmem.attribute import NeuronScores
 from tl_toxmem.config import GateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.memory import tokens_for_logits
+from tl_toxmem.losses import document_losses, perplexity_rise
 from tl_toxmem.model import Hook, LensModel
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.neutral import encode_documents, next_token_log_probs
+from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import PromptTokens, align
@@ -142,7 +142,7 @@ class _Learner:
         )
         self.check, rest = _first_tokens(pieces, cfg.check_tokens)
         self.learn_on = rest or self.check
-        self.base_loss = self._neutral_loss()
+        self.base_losses, _ = document_losses(model, self.check)
         self.closed = torch.zeros(len(candidates), device=model.device, requires_grad=True)
         self.adam = torch.optim.Adam([self.closed], lr=cfg.learning_rate)
         self.mu = 1.0
@@ -221,7 +221,7 @@ class _Learner:
 
         def rise(factor: float) -> float:
             with self.model.hooks(self._hooks(factor * closed)):
-                return math.exp(self._neutral_loss() - self.base_loss) - 1
+                return perplexity_rise(self.model, self.check, self.base_losses)
 
         whole = rise(1.0)
         if whole <= budget:
@@ -235,18 +235,6 @@ class _Learner:
             else:
                 high = middle
         return low, found
-
-    def _neutral_loss(self) -> float:
-        """Mean loss per token of the text that budgets are checked on, nats; hooks that are attached act."""
-        total, n = 0.0, 0
-        most = tokens_for_logits(self.model)
-        for rows in in_batches(self.check, 16, "neutral text", length=len, most=most):
-            tokens, mask = self.model.pad(rows)
-            total -= float(
-                next_token_log_probs(self.model.forward(tokens, mask), tokens, mask).sum()
-            )
-            n += int((mask[:, 1:] * mask[:, :-1]).sum())
-        return total / n
 
 
 class _Gate:

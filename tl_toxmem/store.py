@@ -27,6 +27,7 @@ ARTEFACTS: dict[str, str] = {
     "delete": "5_deletion.safetensors",
     "evaluate": "6_evaluation.json",
     "export": "7_checkpoint",
+    "compare": "9_comparison.json",
 }
 
 

@@ -2,6 +2,8 @@
 
 from tl_toxmem.config.attribute import AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
+from tl_toxmem.config.comparators import ComparatorConfig
+from tl_toxmem.config.compare import CompareConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
@@ -16,6 +18,7 @@ from tl_toxmem.config.run import (
     make_config,
     read_toml,
 )
+from tl_toxmem.config.search import SearchConfig
 from tl_toxmem.config.select import DeleteConfig, Part, SelectConfig
 from tl_toxmem.config.trace import Corruption, Metric, Screen, Severed, TraceConfig
 
@@ -26,6 +29,8 @@ __all__ = [
     "STAGES",
     "AttributeConfig",
     "Attribution",
+    "ComparatorConfig",
+    "CompareConfig",
     "Corruption",
     "DeleteConfig",
     "EvaluateConfig",
@@ -36,6 +41,7 @@ __all__ = [
     "PromptsConfig",
     "RunConfig",
     "Screen",
+    "SearchConfig",
     "SelectConfig",
     "Severed",
     "TraceConfig",

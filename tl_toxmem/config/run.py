@@ -14,18 +14,20 @@ from pydantic import ValidationError, model_validator
 
 from tl_toxmem.config.attribute import AttributeConfig
 from tl_toxmem.config.base import Config, describe_validation
+from tl_toxmem.config.compare import CompareConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.prompts import PromptsConfig
+from tl_toxmem.config.search import SearchConfig
 from tl_toxmem.config.select import DeleteConfig, SelectConfig
 from tl_toxmem.config.trace import TraceConfig
 from tl_toxmem.errors import ToxmemError
 
 FORMAT_VERSION = 1
 DEMO = "demo"
-PLACES = ("out", "prompts", "benign", "labelled", "neutral")
-"""Fields of `RunConfig` that say where something lies, and so change no result."""
-STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export")
+PLACES = ("out", "prompts", "benign", "labelled", "neutral", "with_comparison")
+"""Fields of `RunConfig` that say where something lies or what is made besides, and so change no result."""
+STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export", "compare")
 
 
 def is_local(model: str) -> bool:
@@ -70,6 +72,10 @@ class RunConfig(Config):
     delete: DeleteConfig = DeleteConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    search: SearchConfig = SearchConfig()
+    compare: CompareConfig = CompareConfig()
+    with_comparison: bool = False
+    """Whether `run` also compares with the field's methods, as the command `compare` does."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +86,7 @@ class RunConfig(Config):
         data = dict(data)
         if not data.get("scorer"):
             data["scorer"] = "profanity" if data.get("model") == DEMO else "detoxify:original"
-        for stage in ("split", "trace", "attribute", "select", "evaluate"):
+        for stage in ("split", "trace", "attribute", "select", "search", "evaluate"):
             values = data.get(stage, {})
             if isinstance(values, dict):
                 data[stage] = {"seed": data.get("seed", 0), **values}

@@ -8,7 +8,6 @@ removes. It is the judge that decides and not the probability of the given targe
 insult for another. The report split is not seen.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,18 +17,17 @@ from tl_toxmem.config import EvaluateConfig, SelectConfig
 from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.memory import tokens_for_logits
+from tl_toxmem.losses import document_losses, perplexity_rise
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.neutral import encode_documents, next_token_log_probs
-from tl_toxmem.progress import in_batches, track
+from tl_toxmem.neutral import encode_documents
+from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.select.ranking import layers_of, rank_values
 from tl_toxmem.tokens import target_log_probs
 
 Law = Callable[[NeuronSet], Deletion]
-_BATCH = 32
 _MAX_TOKENS = 5_000
 
 
@@ -101,8 +99,9 @@ def choose_k(
         texts = sample_continuations(model, sampled, cfg=protocol)
         return float((score_continuations(scorer, texts) >= protocol.threshold).mean())
 
-    base_prob, base_loss = _measure(model, prompts, neutral)
-    points = [KPoint(0, 0.0, base_prob, toxicity())]
+    rows = encode_documents(model, neutral, max_tokens=_MAX_TOKENS)
+    base, _ = document_losses(model, rows)
+    points = [KPoint(0, 0.0, _likely(model, prompts), toxicity())]
     if points[0].toxicity_rate == 0:
         raise ToxmemError(
             f"{scorer.name} calls no continuation of the {len(sampled)} find prompts toxic, so there is nothing to "
@@ -113,10 +112,10 @@ def choose_k(
         if max(map(len, chosen.by_layer().values())) > chosen.d_mlp // 2:
             break  # no control of the same size could be drawn from what is left of that layer
         with law(chosen).applied(model):
-            prob, loss = _measure(model, prompts, neutral)
-            increase = math.exp(loss - base_loss) - 1
+            increase = perplexity_rise(model, rows, base)
             affordable = increase <= cfg.max_perplexity_increase
-            points.append(KPoint(k, increase, prob, toxicity() if affordable else None))
+            rate = toxicity() if affordable else None
+            points.append(KPoint(k, increase, _likely(model, prompts), rate))
     return tuple(points)
 
 
@@ -157,14 +156,6 @@ def _grid() -> list[int]:
     return [1, 2, 3, 5, 7] + [step * 10**power for power in range(6) for step in steps]
 
 
-def _measure(model: LensModel, prompts: PromptSet, neutral: Sequence[str]) -> tuple[float, float]:
-    """Mean probability of the whole targets, and mean neutral loss per token in nats."""
-    likely = float(target_log_probs(model, prompts).exp().mean())
-    loss, n = 0.0, 0
-    rows = encode_documents(model, neutral, max_tokens=_MAX_TOKENS)
-    most = tokens_for_logits(model)
-    for documents in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
-        tokens, mask = model.pad(documents)
-        loss -= float(next_token_log_probs(model.forward(tokens, mask), tokens, mask).sum())
-        n += int((mask[:, 1:] * mask[:, :-1]).sum())
-    return likely, loss / n
+def _likely(model: LensModel, prompts: PromptSet) -> float:
+    """Mean probability of the whole targets."""
+    return float(target_log_probs(model, prompts).exp().mean())

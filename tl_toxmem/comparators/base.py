@@ -1,0 +1,105 @@
+"""What every method of the comparison is: a name, strengths, and laws made from the find split."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from tl_toxmem.attribute import Labelled, NeuronScores, Texts
+from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.config.comparators import ComparatorConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import Prompt, PromptSet
+
+
+@dataclass(frozen=True)
+class Material:
+    """What methods are made from; nothing of it is of the report split.
+
+    Attributes:
+        prompts: find prompts with their toxic targets.
+        neutral: documents kept for choosing (costs, means, ROME's covariance).
+        scores: of our attribution, with costs, mean activations and loudness.
+        alternatives: by prompt id, what an edit should say instead of the target.
+        benign: benign find prompts.
+        labelled: toxic and other texts.
+        traced_layer: where the trace finds most, for editing.
+        seed: of whatever a method draws.
+    """
+
+    prompts: PromptSet
+    neutral: Sequence[str]
+    scores: NeuronScores
+    alternatives: Mapping[str, str] = field(default_factory=dict)
+    benign: PromptSet | None = None
+    labelled: Sequence[Labelled] | None = None
+    traced_layer: int | None = None
+    seed: int = 0
+
+    def alternative(self, prompt: Prompt) -> str:
+        """What an edit should say after `prompt`: its `neutral_target`, or what was found for it.
+
+        Raises:
+            ToxmemError: neither is there.
+        """
+        found = prompt.neutral_target or self.alternatives.get(prompt.id)
+        if not found:
+            raise ToxmemError(
+                f"prompt {prompt.id!r} has no benign continuation to edit towards: give it a neutral_target"
+            )
+        return found
+
+    def labelled_for(self, method: str) -> Sequence[Labelled]:
+        """The labelled texts.
+
+        Raises:
+            ToxmemError: none, or too few of one class.
+        """
+        return labelled_of(Texts(labelled=self.labelled), method=method)
+
+
+@runtime_checkable
+class Maker(Protocol):
+    """From the material to a law for each strength."""
+
+    def __call__(
+        self,
+        model: LensModel,
+        material: Material,
+        *,
+        strengths: Sequence[float],
+        cfg: ComparatorConfig,
+    ) -> dict[float, Deletion]:
+        """By strength, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """A method of the comparison.
+
+    Attributes:
+        label: for people.
+        family: `deletion`, `editing`, `learned` or `control`.
+        strength: what its strength is ("neurons", "components", "clamp of the norm").
+        strengths: those tried by default on a model, the weakest first.
+        make: see `Maker`.
+        needs: optional parts of `Material` without which it cannot be: `benign`, `labelled`, `traced_layer`.
+    """
+
+    label: str
+    family: str
+    strength: str
+    strengths: Callable[[LensModel], tuple[float, ...]]
+    make: Maker
+    needs: tuple[str, ...] = ()
+
+
+def labelled_from(prompts: PromptSet, benign: PromptSet) -> list[Labelled]:
+    """Labelled texts where the user gives none: toxic prompts with their targets, benign ones with theirs."""
+    return [
+        Labelled(p.prompt + p.target, toxic)
+        for some, toxic in ((prompts, True), (benign, False))
+        for p in some
+    ]

@@ -1,0 +1,140 @@
+"""The comparison: every method made on the find split, measured on the report split, each at several strengths."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tl_toxmem.comparators import COMPARATORS, Comparator, Material
+from tl_toxmem.comparison.learned import LEARNED
+from tl_toxmem.comparison.record import OURS, Comparison, Entry
+from tl_toxmem.comparison.regression import TraceRegression, trace_regression
+from tl_toxmem.config import CompareConfig, EvaluateConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import BASE, Evaluation, evaluate
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.trace import Trace
+
+METHODS: dict[str, Comparator] = {**COMPARATORS, **LEARNED}
+"""By name."""
+_PARTS = {
+    "benign": "benign prompts: give --benign FILE",
+    "labelled": "labelled text: give --labelled FILE, or --benign FILE",
+    "traced_layer": "a trace of MLP outputs: have mlp_out among trace.sites",
+}
+
+
+def check_methods(cfg: CompareConfig, material_of: Mapping[str, bool]) -> tuple[str, ...]:
+    """The methods that are to be compared, known to have what they need.
+
+    Args:
+        cfg: which.
+        material_of: by name of an optional part of `Material`, whether it will be there.
+
+    Raises:
+        ToxmemError: an unknown method, strengths of a method that is not compared, or a part that one needs.
+    """
+    chosen = cfg.methods or tuple(METHODS)
+    for name in (*chosen, *cfg.strengths):
+        if name not in METHODS:
+            raise ToxmemError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
+    for name in chosen:
+        for part in METHODS[name].needs:
+            if not material_of.get(part, True):
+                raise ToxmemError(
+                    f"compare: {name!r} needs {_PARTS[part]}, or name other methods in compare.methods"
+                )
+    return chosen
+
+
+def compare(
+    model: LensModel,
+    prompts: PromptSet,
+    material: Material,
+    *,
+    scorers: Sequence[ToxicityScorer],
+    neutral: Sequence[str],
+    deletion: Deletion | None = None,
+    trace: Trace | None = None,
+    cfg: CompareConfig | None = None,
+    protocol: EvaluateConfig | None = None,
+    resume: Path | None = None,
+) -> Comparison:
+    """Make and measure.
+
+    Args:
+        model: any host, raw weights.
+        prompts: the report prompts.
+        material: what methods are made from: find prompts, choosing text, scores.
+        scorers: judges of toxicity.
+        neutral: text that nothing was chosen on.
+        deletion: the run's own, measured beside the others.
+        trace: for the regression of success on tracing.
+        cfg: which methods, how strong.
+        protocol: of the evaluation.
+        resume: a folder where each method's result is kept until all are there.
+
+    Raises:
+        ToxmemError: an unknown method, or one that lacks its data; see also `evaluate`.
+    """
+    cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
+    chosen = check_methods(cfg, {})
+    entries: list[Entry] = []
+    parts: list[Evaluation] = []
+    if deletion is not None:
+        n = float(len(deletion.neurons))
+        entries.append(Entry(OURS, OURS, "this run's deletion", "deletion", "neurons", n))
+    for name in (*([OURS] if deletion is not None else []), *chosen):
+        kept = None if resume is None else resume / f"{name}.json"
+        strengths: tuple[float, ...] = ()
+        if name != OURS:
+            method = METHODS[name]
+            strengths = cfg.strengths.get(name) or method.strengths(model)
+            entries += [_entry(name, method, strength) for strength in strengths]
+        if kept is not None and kept.is_file():
+            parts.append(Evaluation.load(kept))
+            continue
+        laws = {OURS: deletion} if name == OURS and deletion is not None else {}
+        if name != OURS:
+            made = METHODS[name].make(model, material, strengths=strengths, cfg=cfg.comparators)
+            laws = {_edit(name, strength): law for strength, law in made.items()}
+        part = evaluate(
+            model, prompts, scorers=scorers, deletions=laws, neutral=neutral, cfg=protocol
+        )
+        if kept is not None:
+            kept.parent.mkdir(exist_ok=True)
+            part.save(kept)
+        parts.append(part)
+    return Comparison(_joined(parts), tuple(entries), _regression(model, material, trace, cfg))
+
+
+def _edit(name: str, strength: float) -> str:
+    return f"{name}@{strength:g}"
+
+
+def _entry(name: str, method: Comparator, strength: float) -> Entry:
+    return Entry(
+        _edit(name, strength), name, method.label, method.family, method.strength, strength
+    )
+
+
+def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation: base once, then every law; all parts were made by one protocol."""
+    first, *others = parts
+    rows = list(first.rows)
+    for part in others:
+        rows += [row for row in part.rows if row.edit != BASE]
+    return replace(first, rows=tuple(rows), examples=())
+
+
+def _regression(
+    model: LensModel, material: Material, trace: Trace | None, cfg: CompareConfig
+) -> TraceRegression | None:
+    if trace is None:
+        return None
+    k = min(cfg.regression_k, model.d_mlp // 2)
+    return trace_regression(
+        model, material.prompts, trace, material.scores, k=k, seed=material.seed
+    )

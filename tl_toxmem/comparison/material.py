@@ -1,0 +1,97 @@
+"""What the methods of a comparison are made from, where the user does not give it."""
+
+from collections.abc import Sequence
+
+from tl_toxmem.attribute import Labelled, NeuronScores
+from tl_toxmem.comparators import Material, labelled_from
+from tl_toxmem.config import CompareConfig, EvaluateConfig
+from tl_toxmem.continuations import sample_continuations, score_continuations
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import Prompt, PromptSet
+from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.trace import Trace
+
+_LEAST_WORDS = 3
+
+
+def make_material(
+    model: LensModel,
+    prompts: PromptSet,
+    scores: NeuronScores,
+    *,
+    neutral: Sequence[str],
+    scorer: ToxicityScorer,
+    trace: Trace | None = None,
+    benign: PromptSet | None = None,
+    labelled: Sequence[Labelled] | None = None,
+    cfg: CompareConfig | None = None,
+    protocol: EvaluateConfig | None = None,
+    seed: int = 0,
+) -> Material:
+    """Everything of the find split that a method may need.
+
+    Args:
+        model: continues the prompts that bring no `neutral_target`.
+        prompts: find prompts.
+        scores: of our attribution.
+        neutral: the text kept for choosing.
+        scorer: says which sampled continuation is the least toxic.
+        trace: for the layer where editing begins.
+        benign: benign find prompts.
+        labelled: toxic and other texts; None: the prompts with their targets, and the benign ones with theirs.
+        cfg: how many continuations are sampled.
+        protocol: how.
+        seed: of sampling and of what methods draw.
+    """
+    cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
+    protocol = protocol.model_copy(update={"n_continuations": cfg.alternatives, "seed": seed})
+    if labelled is None and benign is not None:
+        labelled = labelled_from(prompts, benign)
+    return Material(
+        prompts=prompts,
+        neutral=neutral,
+        scores=scores,
+        alternatives=benign_alternatives(model, prompts, scorer=scorer, protocol=protocol),
+        benign=benign,
+        labelled=labelled,
+        traced_layer=None if trace is None else traced_layer(trace),
+        seed=seed,
+    )
+
+
+def benign_alternatives(
+    model: LensModel, prompts: PromptSet, *, scorer: ToxicityScorer, protocol: EvaluateConfig
+) -> dict[str, str]:
+    """By prompt id what an edit should say instead: its `neutral_target`, or the least toxic sampled continuation.
+
+    A sampled one is cut to as many words as the target has, at least three.
+    """
+    found = {p.id: p.neutral_target for p in prompts if p.neutral_target is not None}
+    without = PromptSet.of(p for p in prompts if p.id not in found)
+    if not len(without):
+        return found
+    texts = sample_continuations(model, without, cfg=protocol, description="alternatives")
+    scores = score_continuations(scorer, texts)
+    for prompt, own, values in zip(without, texts, scores, strict=True):
+        ranked = sorted(zip(values.tolist(), own, strict=True))
+        best = next((text for _, text in ranked if text.strip()), None)
+        if best is not None:
+            found[prompt.id] = _cut(best, prompt)
+    return found
+
+
+def _cut(text: str, prompt: Prompt) -> str:
+    words = text.split()[: max(_LEAST_WORDS, len(prompt.target.split()))]
+    lead = " " if prompt.target.startswith(" ") else ""
+    return lead + " ".join(words)
+
+
+def traced_layer(trace: Trace) -> int | None:
+    """The layer whose MLP output mediates most at the last corrupted token; None without MLP outputs in the trace."""
+    sites = [site for site in ("mlp_out", "mlp_out_single") if site in trace.sites]
+    if not sites:
+        return None
+    frame = trace.by_layer(place="last")
+    own = frame[frame["site"] == sites[0]]
+    found = max(zip(own["value"].tolist(), own["layer"].tolist(), strict=True))
+    return int(found[1])

@@ -1,0 +1,152 @@
+"""What a comparison found: every method at every strength, on the same prompts with the same random numbers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tl_toxmem.comparison.regression import TraceRegression
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import BASE, EditResult, Evaluation
+from tl_toxmem.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+OURS = "deletion"
+"""The run's own deletion."""
+BUDGETS = (0.005, 0.01, 0.03, 0.1)
+"""Relative rises of neutral perplexity at which methods are held against each other."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One law of one method.
+
+    Attributes:
+        edit: its row in the evaluation.
+        method: by name.
+        label: of the method, for people.
+        family: `deletion`, `editing`, `learned` or `control`.
+        unit: what the strength is.
+        strength: of this law.
+    """
+
+    edit: str
+    method: str
+    label: str
+    family: str
+    unit: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every method at every strength, and whether tracing said where to edit.
+
+    Attributes:
+        evaluation: base and every law.
+        entries: what the laws are.
+        regression: see `trace_regression`; None without a trace.
+    """
+
+    evaluation: Evaluation
+    entries: tuple[Entry, ...]
+    regression: TraceRegression | None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names, in the order in which they were compared."""
+        return tuple(dict.fromkeys(entry.method for entry in self.entries))
+
+    def of(self, method: str, *, scorer: str | None = None) -> list[tuple[Entry, EditResult]]:
+        """A method's laws with what was measured, the weakest first.
+
+        Raises:
+            ToxmemError: not one of the methods.
+        """
+        if method not in self.methods:
+            raise ToxmemError(f"no method {method!r}: choose from {', '.join(self.methods)}")
+        own = [entry for entry in self.entries if entry.method == method]
+        return [(entry, self.evaluation.row(entry.edit, scorer=scorer)) for entry in own]
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per law and scorer: what it is, and a column per measure and its bounds."""
+        import pandas as pd
+
+        laws = pd.DataFrame([asdict(entry) for entry in self.entries])
+        base = pd.DataFrame([{"edit": BASE, "method": BASE, "label": "base", "family": BASE}])
+        return pd.concat([base, laws]).merge(self.evaluation.frame(), on="edit", how="left")
+
+    def at_cost(
+        self, budgets: Sequence[float] = BUDGETS, *, scorer: str | None = None
+    ) -> "pd.DataFrame":
+        """The lowest toxic rate that each method reaches within each rise of neutral perplexity.
+
+        Rows are methods, columns budgets. Where no law of a method is that cheap, its place has base's rate: not to
+        edit is always possible. The best strength is taken on the prompts that are reported on, for every method alike.
+        """
+        import pandas as pd
+
+        base = self.evaluation.row(BASE, scorer=scorer).toxicity_rate.value
+        rows = {}
+        for method in self.methods:
+            laws = self.of(method, scorer=scorer)
+            rows[method] = [
+                min([base, *(r.toxicity_rate.value for _, r in laws if _rise(r) <= budget)])
+                for budget in budgets
+            ]
+        columns = [f"+{budget:.1%}" for budget in budgets]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def better_than(self, method: str = OURS, *, scorer: str | None = None) -> list[str]:
+        """Laws of other methods that are at least as good as some law of `method` on both measures, and better on one.
+
+        Only against laws of `method` that nothing of its own betters: a method may stop at its best strength. Controls
+        count, and so does base.
+        """
+        own = [row for _, row in self.of(method, scorer=scorer)]
+        front = [row for row in own if not any(_dominates(other, row) for other in own)]
+        rows = [self.evaluation.row(BASE, scorer=scorer)]
+        for other in self.methods:
+            if other != method:
+                rows += [row for _, row in self.of(other, scorer=scorer)]
+        return [row.edit for row in rows if any(_dominates(row, mine) for mine in front)]
+
+    def plot(self, *, scorer: str | None = None) -> "go.Figure":
+        """The toxicity-perplexity front."""
+        from tl_toxmem.plots.front import plot_front
+
+        return plot_front(self, scorer=scorer)
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file."""
+        regression = None if self.regression is None else self.regression.to_json()
+        values = {
+            "evaluation": self.evaluation.to_json(),
+            "entries": [asdict(entry) for entry in self.entries],
+            "regression": regression,
+        }
+        write_json(Path(path), values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Comparison":
+        """Read what `save` wrote."""
+        values = read_json(Path(path))
+        found = values["regression"]
+        return cls(
+            Evaluation.from_json(values["evaluation"]),
+            tuple(Entry(**entry) for entry in values["entries"]),
+            None if found is None else TraceRegression.from_json(found),
+        )
+
+
+def _rise(row: EditResult) -> float:
+    return row.neutral_perplexity_ratio.value - 1
+
+
+def _dominates(a: EditResult, b: EditResult) -> bool:
+    first = a.toxicity_rate.value, a.neutral_perplexity_ratio.value
+    second = b.toxicity_rate.value, b.neutral_perplexity_ratio.value
+    return first[0] <= second[0] and first[1] <= second[1] and first != second

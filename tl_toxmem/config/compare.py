@@ -1,0 +1,23 @@
+"""Settings of the comparison with other methods."""
+
+from pydantic import Field
+
+from tl_toxmem.config.base import Config
+from tl_toxmem.config.comparators import ComparatorConfig
+
+
+class CompareConfig(Config):
+    """Which methods are held against the deletion, and how far each is driven."""
+
+    methods: tuple[str, ...] = ()
+    """By name; empty: all."""
+    strengths: dict[str, tuple[float, ...]] = {}
+    """By method, in place of its own."""
+    n_continuations: int | None = Field(None, ge=1)
+    """Sampled continuations per prompt; None: as many as in the evaluation."""
+    alternatives: int = Field(8, ge=1)
+    """Continuations sampled for a find prompt without a `neutral_target`; the least toxic is its benign alternative."""
+    regression_k: int = Field(20, ge=1)
+    """Neurons deleted in one layer, for the regression of success on the traced effect; at most half a layer."""
+    comparators: ComparatorConfig = ComparatorConfig()
+    """Of the methods themselves."""

@@ -1,0 +1,39 @@
+"""Losses on neutral text by document, so that what an edit costs can be paired with base."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from tl_toxmem.memory import tokens_for_logits
+from tl_toxmem.model import LensModel
+from tl_toxmem.neutral import next_token_log_probs
+from tl_toxmem.progress import in_batches
+
+_BATCH = 32
+
+
+def document_losses(
+    model: LensModel, rows: Sequence[list[int]]
+) -> tuple[Float[np.ndarray, " document"], Float[np.ndarray, " document"]]:
+    """Per document the summed negative log-likelihood in nats, and how many tokens were predicted.
+
+    Args:
+        model: any host; hooks that are attached act.
+        rows: documents in tokens (see `encode_documents`).
+    """
+    losses: list[float] = []
+    most = tokens_for_logits(model)
+    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
+        tokens, mask = model.pad(batch)
+        found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
+        losses += (-found.double().sum(1)).tolist()
+    return np.array(losses), np.array([float(len(row) - 1) for row in rows])
+
+
+def perplexity_rise(
+    model: LensModel, rows: Sequence[list[int]], base: Float[np.ndarray, " document"]
+) -> float:
+    """By which share perplexity is above base's, given base's losses by document; hooks that are attached act."""
+    losses, n = document_losses(model, rows)
+    return float(np.expm1((losses - base).sum() / n.sum()))

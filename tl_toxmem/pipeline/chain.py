@@ -1,0 +1,71 @@
+"""The chain: prompts -> trace -> attribute -> select -> delete -> evaluate -> export -> report.
+
+Every input is read and checked, and the model loaded, before the first byte is written. Each stage reads what
+it needs from the artefacts on disk, also in an uninterrupted run, so a resumed run gives the same numbers.
+"""
+
+from collections.abc import Callable, Sequence
+
+from tl_toxmem.certify import library_versions
+from tl_toxmem.config import STAGES, RunConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.pipeline.inputs import load_model, read_inputs
+from tl_toxmem.pipeline.stages import STAGE_FUNCTIONS
+from tl_toxmem.report import write_report
+from tl_toxmem.store import RunFolder, check_folder, open_folder
+
+Announce = Callable[[str], object]
+
+
+def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> RunFolder:
+    """Do what is not yet done, up to and including the stage `until`.
+
+    Args:
+        cfg: the run; a folder `cfg.out` of the same configuration is resumed.
+        until: a stage, or `report` for all of them.
+        announce: called with each stage's name as it begins.
+
+    Raises:
+        ToxmemError: any mistake in the input, before anything is written.
+    """
+    wanted = _wanted(cfg, until)
+    inputs = read_inputs(cfg)
+    versions = library_versions()
+    check_folder(cfg, inputs.hashes, versions=versions)
+    missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
+    model = load_model(cfg, inputs, missing) if missing else None
+    folder = open_folder(cfg, inputs.hashes, versions=versions)
+    if missing and model is not None:
+        stale = _stale(missing)
+        folder.outdate(stale)
+        folder.note(revision=inputs.source.revision)
+        for stage in (stage for stage in wanted if stage in stale):
+            announce(stage)
+            folder.forget(stage)
+            STAGE_FUNCTIONS[stage](model, cfg, inputs, folder)
+            folder.record(stage)
+    if until == "report":
+        announce("report")
+        write_report(folder.path)
+    return folder
+
+
+def _stale(missing: Sequence[str]) -> Sequence[str]:
+    """A stage made anew makes everything that follows it stale, also what is not wanted now.
+
+    Nothing follows the export, and nothing the comparison.
+    """
+    if missing[0] in ("export", "compare"):
+        return missing
+    return STAGES[STAGES.index(missing[0]) :]
+
+
+def _wanted(cfg: RunConfig, until: str) -> tuple[str, ...]:
+    """Which stages, in their order; a comparison needs no checkpoint, and a run no comparison."""
+    if until not in (*STAGES, "report"):
+        raise ToxmemError(f"unknown stage {until!r}: choose from {', '.join(STAGES)}, report")
+    if until == "compare":
+        return tuple(stage for stage in STAGES if stage != "export")
+    if until == "report":
+        return STAGES if cfg.with_comparison else STAGES[:-1]
+    return STAGES[: STAGES.index(until) + 1]

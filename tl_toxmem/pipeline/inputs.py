@@ -1,0 +1,167 @@
+"""What a run reads: found, hashed and checked before the first byte is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tl_toxmem.attribute import (
+    Labelled,
+    Texts,
+    read_labelled,
+)
+from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import sha256_file
+from tl_toxmem.model import LensModel, Source, demo_folder, find_source
+from tl_toxmem.model.load import fingerprint, read_architecture
+from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.scorers import ToxicityScorer, load_scorer
+from tl_toxmem.select import (
+    BY_SIZE,
+    layers_of,
+)
+from tl_toxmem.store import PROVENANCE, RunFolder
+from tl_toxmem.tokens import align
+from tl_toxmem.trace import (
+    can_replace,
+    plan_trace,
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads, checked."""
+
+    source: Source
+    prompts: PromptSet
+    benign: PromptSet | None
+    benign_find: PromptSet | None
+    labelled: Sequence[Labelled] | None
+    choosing: Sequence[str]
+    reporting: Sequence[str]
+    hashes: dict[str, str]
+    scorer: ToxicityScorer
+
+
+def read_inputs(cfg: RunConfig) -> Inputs:
+    """Everything that a run reads, and its judge.
+
+    Raises:
+        ToxmemError: a file that is missing or wrong, a split without prompts, a prompt in both.
+    """
+    source = find_source(cfg.model, revision=_recorded_revision(cfg))
+    read_architecture(source)
+    demo = cfg.model == DEMO
+    prompts_path = cfg.prompts or (demo_folder() / "prompts.jsonl" if demo else None)
+    benign_path = cfg.benign or (demo_folder() / "benign.jsonl" if demo else None)
+    neutral_path = cfg.neutral or (demo_folder() / "neutral.txt" if demo else default_neutral())
+    if prompts_path is None:
+        raise ToxmemError("no prompts: give --prompts FILE (JSONL with prompt and target)")
+    prompts = PromptSet.read(prompts_path).split(cfg.split)
+    for name, part in (("find", prompts.find), ("report", prompts.report)):
+        if not len(part):
+            raise ToxmemError(
+                f"{prompts_path}: no prompt falls into the {name} split; give more prompts"
+            )
+    both = {p.prompt for p in prompts.find} & {p.prompt for p in prompts.report}
+    if both:
+        raise ToxmemError(
+            f"{prompts_path}: the prompt {min(both)!r} is in the find and in the report split: remove one"
+        )
+    benign = benign_find = None
+    if benign_path is not None:
+        both_splits = PromptSet.read(benign_path).split(cfg.split)
+        benign, benign_find = both_splits.report, both_splits.find
+        for name, part in (("find", benign_find), ("report", benign)):
+            if not len(part):
+                raise ToxmemError(
+                    f"{benign_path}: no prompt falls into the {name} split; give more prompts"
+                )
+    labelled = None if cfg.labelled is None else read_labelled(cfg.labelled)
+    choosing, reporting = split_documents(read_documents(neutral_path))
+    paths = {"prompts": prompts_path, "benign": benign_path, "neutral": neutral_path}
+    paths["labelled"] = cfg.labelled
+    hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
+    hashes["model"] = fingerprint(source)
+    scorer = load_scorer(cfg.scorer, device=cfg.device)
+    return Inputs(
+        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, scorer
+    )
+
+
+def _recorded_revision(cfg: RunConfig) -> str | None:
+    """The commit of a hub model that the folder was begun with, so that a moved branch changes nothing."""
+    if not (cfg.out / PROVENANCE).is_file():
+        return None
+    revision: str | None = RunFolder(cfg.out).provenance()["revision"]
+    return revision
+
+
+def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensModel:
+    """The model, once it is known that every prompt and setting fits it."""
+    model = LensModel.from_pretrained(
+        cfg.model,
+        revision=inputs.source.revision,
+        host=cfg.host,
+        dtype=getattr(torch, cfg.dtype),
+        device=cfg.device,
+        prepend_bos=cfg.prepend_bos,
+    )
+    if {"select", "evaluate"} & set(missing):
+        # A judge that is to be downloaded and cannot be is known before the first long stage.
+        inputs.scorer.score(["ready"])
+    align(model, inputs.prompts)
+    if inputs.benign is not None:
+        align(model, inputs.benign)
+    for texts in (inputs.choosing, inputs.reporting):
+        encode_documents(model, texts, max_tokens=1)
+    plan_trace(model, inputs.prompts.find, cfg=cfg.trace)
+    if cfg.trace.robustness:
+        can_replace(model, inputs.prompts.find)
+    if inputs.benign_find is not None:
+        plan_trace(model, inputs.benign_find, cfg=cfg.trace)
+    _check_attribution(cfg, inputs)
+    among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
+    longest = max(len(item.tokens) for item in align(model, inputs.prompts))
+    for name, new in (
+        ("evaluate", cfg.evaluate.max_new_tokens),
+        ("export", cfg.export.max_new_tokens),
+    ):
+        if longest + new > model.n_ctx:
+            raise ToxmemError(
+                f"the longest prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed the model's "
+                f"context of {model.n_ctx}"
+            )
+    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
+    most = len(set(among or range(model.n_layers))) * model.d_mlp // 2
+    if cfg.select.k is not None and cfg.select.k > most:
+        raise ToxmemError(
+            f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
+        )
+    return model
+
+
+def texts_of(inputs: Inputs) -> Texts:
+    """What some attribution methods need besides the prompts."""
+    return Texts(neutral=inputs.choosing, labelled=inputs.labelled, benign=inputs.benign_find)
+
+
+def _check_attribution(cfg: RunConfig, inputs: Inputs) -> None:
+    """Whether the method has the texts that it needs, and the selection its threshold."""
+    if cfg.attribute.method in ("experts", "probe"):
+        labelled_of(texts_of(inputs), method=cfg.attribute.method)
+    if cfg.attribute.method == "contrast" and inputs.benign_find is None:
+        raise ToxmemError("attribute.method = 'contrast' needs benign prompts: give --benign FILE")
+    if cfg.select.method not in BY_SIZE and cfg.select.threshold is None:
+        raise ToxmemError(f"select.method = {cfg.select.method!r} needs select.threshold")
+    if cfg.select.method == "greedy" and not 1 <= (cfg.select.k or 0) <= cfg.select.candidates:
+        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
+    if cfg.select.method == "shared" and cfg.attribute.method in ("experts", "probe"):
+        raise ToxmemError(
+            f"select.method = 'shared' needs scores of single prompts, which {cfg.attribute.method!r} does not give"
+        )
+    if cfg.select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
+        raise ToxmemError("select.layers = 'trace' needs mlp_out among trace.sites")

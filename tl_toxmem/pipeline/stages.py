@@ -1,0 +1,246 @@
+"""The stages: each reads its artefacts, does its work and writes one artefact."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tl_toxmem.attribute import (
+    METHODS,
+    NeuronScores,
+    attribute_neurons,
+)
+from tl_toxmem.cards import neuron_cards
+from tl_toxmem.comparison import compare, make_material
+from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.evaluation import Evaluation, evaluate
+from tl_toxmem.export import export_checkpoint
+from tl_toxmem.files import read_json, write_bytes, write_json
+from tl_toxmem.model import LensModel
+from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.pipeline.inputs import Inputs, texts_of
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.select import (
+    BY_SIZE,
+    Law,
+    choose_k,
+    control_sets,
+    joint_effect,
+    layers_of,
+    pick_k,
+    select_greedily,
+    select_neurons,
+)
+from tl_toxmem.store import RunFolder
+from tl_toxmem.trace import (
+    Trace,
+    causal_trace,
+    check_robustness,
+    parts_of,
+)
+
+_MOST_SINGLES = 200
+"""Selected neurons that are also measured one by one, to hold the sum against their joint effect."""
+
+
+def _prompts(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    write_bytes(folder.artefact("prompts"), inputs.prompts.to_jsonl().encode())
+
+
+def _trace(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    find = PromptSet.read(folder.artefact("prompts")).find
+    kept = folder.artefact("trace").with_suffix(".parts")
+    trace = causal_trace(model, find, cfg=cfg.trace, resume=kept)
+    n, benign, robustness = len(trace.prompt_ids), None, None
+    if inputs.benign_find is not None:
+        same_noise = {"noise_level": trace.noise or None, "max_prompts": n}
+        benign_cfg = cfg.trace.model_copy(update=same_noise)
+        benign = causal_trace(model, inputs.benign_find, cfg=benign_cfg, resume=kept)
+    if cfg.trace.robustness:
+        robustness = check_robustness(model, find, cfg=cfg.trace, resume=kept)
+    replace(trace, benign=benign, robustness=robustness).save(folder.artefact("trace"))
+    shutil.rmtree(kept)
+
+
+def _attribute(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    find = PromptSet.read(folder.artefact("prompts")).find
+    scores = attribute_neurons(model, find, cfg=cfg.attribute, texts=texts_of(inputs))
+    scores.save(folder.artefact("attribute"))
+
+
+def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    trace = Trace.load(folder.artefact("trace"))
+    find = PromptSet.read(folder.artefact("prompts")).find
+    select = cfg.select
+    layers = layers_of(select, n_layers=model.n_layers, trace=trace)
+    curve: tuple[dict[str, object], ...] = ()
+    rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
+    if select.k is None and select.method in BY_SIZE:
+        points = choose_k(
+            model,
+            find,
+            scores,
+            neutral=inputs.choosing,
+            scorer=inputs.scorer,
+            law=_law(cfg, scores),
+            cfg=select,
+            protocol=cfg.evaluate,
+            layers=layers,
+        )
+        select = select.model_copy(update={"k": pick_k(points, cfg=select)})
+        curve = tuple(point.to_json() for point in points)
+        rule = (
+            f"smallest k that removes {select.keep_removed:.0%} of the toxic continuations of the find prompts that "
+            f"the best k removes, of those that raise neutral perplexity by at most "
+            f"{select.max_perplexity_increase:.1%}"
+        )
+    if select.method == "greedy":
+        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
+    else:
+        chosen = select_neurons(scores, cfg=select, trace=trace)
+    benign = _benign_scores(model, cfg, inputs, scores)
+    controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
+    some = find.first(cfg.attribute.verify_prompts)
+    joint = None
+    if len(chosen) <= _MOST_SINGLES:
+        effects = joint_effect(model, some, chosen, seed=cfg.seed)
+        joint = {"together": effects.together.to_json(), "summed": effects.summed.to_json()}
+    shown = _first_by(scores, chosen, cfg.select.cards)
+    cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
+    values = {
+        "k": len(chosen),
+        "rule": rule,
+        "method": cfg.attribute.method,
+        "ranked_by": select.method,
+        "layers": None if layers is None else list(layers),
+        "curve": list(curve),
+        "selected": chosen.to_json(),
+        "joint_effect": joint,
+        "controls": {name: neurons.to_json() for name, neurons in controls.items()},
+        "early_layers": list(parts_of(model.n_layers)["early"]),
+        "cards": [card.to_json() for card in cards],
+    }
+    write_json(folder.artefact("select"), values)
+
+
+def _benign_scores(
+    model: LensModel, cfg: RunConfig, inputs: Inputs, scores: NeuronScores
+) -> NeuronScores | None:
+    """What the same method says of benign prompts; None without any, or where it scores no prompts."""
+    benign = inputs.benign_find
+    if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
+        return None
+    found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
+    # What removing a neuron costs does not depend on the prompts.
+    return replace(
+        found,
+        cost=scores.cost,
+        mean_activation=scores.mean_activation,
+        loudness=scores.loudness,
+    )
+
+
+def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:
+    """The `n` of some neurons that score highest, the highest first."""
+    return sorted(chosen, key=lambda neuron: -float(scores.scores[neuron]))[:n]
+
+
+def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    values = read_json(folder.artefact("select"))
+    deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
+    name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
+    provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
+    deletion = replace(deletion, provenance=provenance).made_for(model)
+    deletion.save(folder.artefact("delete"))
+
+
+def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    law = _law(cfg, NeuronScores.load(folder.artefact("attribute")))
+    controls = read_json(folder.artefact("select"))["controls"]
+    deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
+    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in controls.items()}
+    evaluation = evaluate(
+        model,
+        PromptSet.read(folder.artefact("prompts")).report,
+        scorers=[inputs.scorer],
+        deletions=deletions,
+        neutral=inputs.reporting,
+        benign=inputs.benign,
+        cfg=cfg.evaluate,
+    )
+    evaluation.save(folder.artefact("evaluate"))
+
+
+def _export(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    report = PromptSet.read(folder.artefact("prompts")).report
+    export_checkpoint(
+        model,
+        Deletion.load(folder.artefact("delete")),
+        folder.artefact("export"),
+        prompts=[prompt.prompt for prompt in report],
+        evaluation=Evaluation.load(folder.artefact("evaluate")),
+        datasets=sorted({prompt.source for prompt in inputs.prompts if prompt.source}),
+        cfg=cfg.export,
+    )
+
+
+def _law(cfg: RunConfig, scores: NeuronScores) -> Law:
+    """From neurons to the configured deletion."""
+    if cfg.delete.law == "zero":
+        return Deletion.zero
+    if cfg.delete.law == "input_gain":
+        return lambda neurons: Deletion.input_gain(neurons, cfg.delete.factor)
+    if cfg.delete.law == "mean":
+        return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
+    return lambda neurons: Deletion.scale(neurons, cfg.delete.factor)
+
+
+def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
+    prompts = PromptSet.read(folder.artefact("prompts"))
+    trace = Trace.load(folder.artefact("trace"))
+    protocol = cfg.evaluate.model_copy(
+        update={"n_continuations": cfg.compare.n_continuations or cfg.evaluate.n_continuations}
+    )
+    material = make_material(
+        model,
+        prompts.find,
+        NeuronScores.load(folder.artefact("attribute")),
+        neutral=inputs.choosing,
+        scorer=inputs.scorer,
+        trace=trace,
+        benign=inputs.benign_find,
+        labelled=inputs.labelled,
+        cfg=cfg.compare,
+        protocol=cfg.evaluate,
+        seed=cfg.seed,
+    )
+    kept = folder.artefact("compare").with_suffix(".parts")
+    comparison = compare(
+        model,
+        prompts.report,
+        material,
+        scorers=[inputs.scorer],
+        neutral=inputs.reporting,
+        deletion=Deletion.load(folder.artefact("delete")),
+        trace=trace,
+        cfg=cfg.compare,
+        protocol=protocol,
+        resume=kept,
+    )
+    comparison.save(folder.artefact("compare"))
+    shutil.rmtree(kept)
+
+
+STAGE_FUNCTIONS: dict[str, Callable[[LensModel, RunConfig, Inputs, RunFolder], None]] = {
+    "prompts": _prompts,
+    "trace": _trace,
+    "attribute": _attribute,
+    "select": _select,
+    "delete": _delete,
+    "evaluate": _evaluate,
+    "export": _export,
+    "compare": _compare,
+}
