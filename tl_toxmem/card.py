@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tl_toxmem.base_card import base_facts, inert
 from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.evaluation import BASE, EDITS, Evaluation, measured
+from tl_toxmem.evaluation import BASE, EDITS, ROOMY, Evaluation, measured
 from tl_toxmem.model import LensModel
 
 _LOADING = """\
@@ -163,7 +163,8 @@ def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
 
 
 def _table(evaluation: Evaluation) -> str:
-    rows, columns = evaluation.rows, measured(evaluation.rows)
+    rows, headline = evaluation.rows, evaluation.protocol["headline"]
+    columns = measured(rows, ROOMY, headline=headline)
     heads = ["edit", "neurons"]
     for m in columns:
         n = next(e.n for e in (getattr(row, m.name) for row in rows) if e is not None)

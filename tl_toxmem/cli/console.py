@@ -85,10 +85,10 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from tl_toxmem.evaluation import MAIN, measured
+    from tl_toxmem.evaluation import MAIN, ROOMY, measured
 
-    among = (*MAIN, "prompt_perplexity", "kl_neutral") if console.width >= _ROOMY else MAIN
-    columns = measured(evaluation.rows, dict.fromkeys((evaluation.protocol["headline"], *among)))
+    among = ROOMY if console.width >= _ROOMY else MAIN
+    columns = measured(evaluation.rows, among, headline=evaluation.protocol["headline"])
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("edit", "n", *(m.short for m in columns)):
         table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")

@@ -6,7 +6,7 @@ with a 95 % bootstrap interval clustered by prompt or document; `measures.MEASUR
 
 from tl_toxmem.evaluation.baseline import Baseline, measure_base
 from tl_toxmem.evaluation.evaluating import evaluate
-from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, Measure, measured
+from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, ROOMY, Measure, measured
 from tl_toxmem.evaluation.record import EditResult, Evaluation, Example
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "EDITS",
     "MAIN",
     "MEASURES",
+    "ROOMY",
     "Baseline",
     "EditResult",
     "Evaluation",

@@ -128,9 +128,17 @@ MAIN: tuple[MeasureName, ...] = (
     "benign_kept",
 )
 """What is shown where there is room for four."""
+ROOMY: tuple[MeasureName, ...] = (*MAIN, "kl_neutral", "prompt_perplexity")
+"""And where there is room for six."""
 
 
-def measured(rows: Iterable[Any], among: Iterable[MeasureName] = MEASURES) -> list[Measure]:
-    """Those that some row has a value of."""
+def measured(
+    rows: Iterable[Any],
+    among: Iterable[MeasureName] = MEASURES,
+    *,
+    headline: MeasureName | None = None,
+) -> list[Measure]:
+    """Those that some row has a value of, the protocol's own first where it is given."""
     rows = list(rows)
-    return [MEASURES[m] for m in among if any(getattr(row, m) is not None for row in rows)]
+    wanted = dict.fromkeys(among if headline is None else (headline, *among))
+    return [MEASURES[m] for m in wanted if any(getattr(row, m) is not None for row in rows)]

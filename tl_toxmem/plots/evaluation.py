@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tl_toxmem.evaluation.measures import EDITS, MAIN, MEASURES
+from tl_toxmem.evaluation.measures import EDITS, MAIN, measured
 from tl_toxmem.plots.style import COLOURS, CONTROL_COLOUR, layout, shown
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ def plot_evaluation(evaluation: "Evaluation") -> go.Figure:
     scorer = evaluation.rows[0].scorer
     rows = [row for row in evaluation.rows if row.scorer == scorer]
     headline = evaluation.protocol["headline"]
-    wanted = dict.fromkeys((headline, *MAIN))
-    panels = [MEASURES[m] for m in wanted if all(getattr(row, m) is not None for row in rows)]
+    panels = measured(rows, MAIN, headline=headline)
+    panels = [p for p in panels if all(getattr(row, p.name) is not None for row in rows)]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[p.label for p in panels])
     names = [_name(row.edit) for row in rows]
     for column, panel in enumerate(panels, start=1):

@@ -143,7 +143,8 @@ class _Search:
         self.tried: list[Tried] = []
         if self._toxicity()[0] == 0:
             raise ToxmemError(
-                f"{scorer.name} calls no continuation of the find prompts toxic, so there is nothing to search for"
+                f"{scorer.name} calls no continuation of the find prompts toxic, so there is nothing to search for: "
+                "give prompts that the model continues toxically, another scorer, or a lower evaluate.threshold"
             )
 
     def trial(self, trial: "Trial") -> float:
