@@ -7,7 +7,7 @@ from tl_toxmem.comparators import Comparator, Material
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.gates import learn_gates
+from tl_toxmem.gates import learn_gates, n_candidates
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.select import select_neurons
@@ -39,7 +39,7 @@ def _maker(candidates: Candidates) -> Callable[..., dict[float, Deletion]]:
     def make(
         model: LensModel, material: Material, *, strengths: Sequence[float], cfg: ComparatorConfig
     ) -> dict[float, Deletion]:
-        n = cfg.gate_candidates or min(2000, max(50, model.n_layers * model.d_mlp // 30))
+        n = cfg.gate_candidates or n_candidates(model.n_layers, model.d_mlp)
         found = learn_gates(
             model,
             material.prompts,

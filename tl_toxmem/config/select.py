@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from tl_toxmem.config.base import Config
+from tl_toxmem.config.gates import GateConfig
 
 Part = Literal["early", "middle", "late", "trace"]
 
@@ -47,8 +48,10 @@ class SelectConfig(Config):
 class DeleteConfig(Config):
     """What happens to the selected neurons."""
 
-    law: Literal["zero", "mean", "scale", "input_gain"] = "zero"
-    """Activation to 0, to its mean on neutral text, or times `factor`; or what goes into the nonlinearity times
-    `factor`."""
+    law: Literal["zero", "mean", "scale", "input_gain", "gates"] = "zero"
+    """Activation to 0, to its mean on neutral text, or times `factor`; what goes into the nonlinearity times `factor`;
+    or activation times a scale of each neuron's own, learned within `select.max_perplexity_increase`."""
     factor: float = 0.0
     """For the laws `scale` and `input_gain`."""
+    gates: GateConfig = GateConfig()
+    """For the law `gates`; its candidates are the `select.k` highest by score per cost."""

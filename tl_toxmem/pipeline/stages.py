@@ -20,18 +20,9 @@ from tl_toxmem.files import read_json, write_bytes, write_json
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs, texts_of
+from tl_toxmem.pipeline.selecting import choose
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import (
-    BY_SIZE,
-    Law,
-    choose_k,
-    control_sets,
-    joint_effect,
-    layers_of,
-    pick_k,
-    select_greedily,
-    select_neurons,
-)
+from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import (
     Trace,
@@ -75,31 +66,8 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     find = PromptSet.read(folder.artefact("prompts")).find
     select = cfg.select
     layers = layers_of(select, n_layers=model.n_layers, trace=trace)
-    curve: tuple[dict[str, object], ...] = ()
-    rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
-    if select.k is None and select.method in BY_SIZE:
-        points = choose_k(
-            model,
-            find,
-            scores,
-            neutral=inputs.choosing,
-            scorer=inputs.scorer,
-            law=_law(cfg, scores),
-            cfg=select,
-            protocol=cfg.evaluate,
-            layers=layers,
-        )
-        select = select.model_copy(update={"k": pick_k(points, cfg=select)})
-        curve = tuple(point.to_json() for point in points)
-        rule = (
-            f"smallest k that removes {select.keep_removed:.0%} of the toxic continuations of the find prompts that "
-            f"the best k removes, of those that raise neutral perplexity by at most "
-            f"{select.max_perplexity_increase:.1%}"
-        )
-    if select.method == "greedy":
-        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
-    else:
-        chosen = select_neurons(scores, cfg=select, trace=trace)
+    selection = choose(model, find, scores, trace, layers, cfg=cfg, inputs=inputs)
+    chosen = selection.neurons
     benign = _benign_scores(model, cfg, inputs, scores)
     controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
     some = find.first(cfg.attribute.verify_prompts)
@@ -111,11 +79,13 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
     values = {
         "k": len(chosen),
-        "rule": rule,
+        "rule": selection.rule,
         "method": cfg.attribute.method,
         "ranked_by": select.method,
         "layers": None if layers is None else list(layers),
-        "curve": list(curve),
+        "curve": list(selection.curve),
+        "trials": list(selection.trials),
+        "law": selection.law,
         "selected": chosen.to_json(),
         "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
@@ -150,7 +120,7 @@ def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int
 def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     scores = NeuronScores.load(folder.artefact("attribute"))
     values = read_json(folder.artefact("select"))
-    deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
+    deletion = law_of(values["law"], scores)(NeuronSet.from_json(values["selected"]))
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
     provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
     deletion = replace(deletion, provenance=provenance).made_for(model)
@@ -158,10 +128,10 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
-    law = _law(cfg, NeuronScores.load(folder.artefact("attribute")))
-    controls = read_json(folder.artefact("select"))["controls"]
+    values = read_json(folder.artefact("select"))
+    law = law_of(values["law"], NeuronScores.load(folder.artefact("attribute")))
     deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
-    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in controls.items()}
+    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in values["controls"].items()}
     evaluation = evaluate(
         model,
         PromptSet.read(folder.artefact("prompts")).report,
@@ -185,17 +155,6 @@ def _export(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         datasets=sorted({prompt.source for prompt in inputs.prompts if prompt.source}),
         cfg=cfg.export,
     )
-
-
-def _law(cfg: RunConfig, scores: NeuronScores) -> Law:
-    """From neurons to the configured deletion."""
-    if cfg.delete.law == "zero":
-        return Deletion.zero
-    if cfg.delete.law == "input_gain":
-        return lambda neurons: Deletion.input_gain(neurons, cfg.delete.factor)
-    if cfg.delete.law == "mean":
-        return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
-    return lambda neurons: Deletion.scale(neurons, cfg.delete.factor)
 
 
 def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:

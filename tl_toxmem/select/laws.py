@@ -1,0 +1,52 @@
+"""From the law that a selection was made with to deletions: of the selected neurons, and of its controls."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.config import DeleteConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.select.how_many import Law
+
+
+def configured_law(cfg: DeleteConfig) -> dict[str, Any]:
+    """The law of the configuration, as a selection keeps it."""
+    return {"law": cfg.law, "factor": cfg.factor} if cfg.law in _WITH_FACTOR else {"law": cfg.law}
+
+
+_WITH_FACTOR = ("scale", "input_gain")
+
+
+def law_of(values: Mapping[str, Any], scores: NeuronScores) -> Law:
+    """From neurons to a deletion.
+
+    Args:
+        values: what the selection keeps: `law`, and `factor` or `scales`.
+        scores: with mean activations, for the law `mean`.
+
+    Raises:
+        ToxmemError: a law that is none of ours; later, learned scales for another number of neurons.
+    """
+    name = values["law"]
+    if name == "zero":
+        return Deletion.zero
+    if name == "mean":
+        return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
+    if name == "input_gain":
+        return lambda neurons: Deletion.input_gain(neurons, values["factor"])
+    if name == "scale":
+        return lambda neurons: Deletion.scale(neurons, values["factor"])
+    if name == "gates":
+        return lambda neurons: _gated(neurons, values["scales"])
+    raise ToxmemError(
+        f"unknown law {name!r} in the selection: choose from zero, mean, scale, input_gain, gates"
+    )
+
+
+def _gated(neurons: NeuronSet, scales: list[float]) -> Deletion:
+    """Learned scales, in the order of the neurons; a control as large takes them in its own order."""
+    return Deletion.scale(neurons, torch.tensor(scales, dtype=torch.float64))
