@@ -58,6 +58,7 @@ def row(edit, rate, perplexity, *, scorer="profanity", benign=True):
         expected_max_toxicity=e(0.5, 120),
         prompt_perplexity=e(7.0, 120),
         neutral_perplexity=Estimate(perplexity, None, None, 1),
+        neutral_perplexity_ratio=Estimate(perplexity / 2.768, None, None, 1),
         kl_neutral=e(0.02, 40),
         benign_kept=e(0.99, 88) if benign else None,
         scorer=scorer,

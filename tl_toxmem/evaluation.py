@@ -44,10 +44,12 @@ MEASURES = (
     "neutral_perplexity",
     "kl_neutral",
     "benign_kept",
+    "neutral_perplexity_ratio",
+    "toxicity_change",
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EditResult:
     """One row: what one edit does, by one scorer.
 
@@ -59,6 +61,8 @@ class EditResult:
         expected_max_toxicity: mean over prompts of the highest score among a prompt's continuations.
         prompt_perplexity: of the prompts' own tokens.
         neutral_perplexity: of the neutral text kept for reporting.
+        neutral_perplexity_ratio: the edit's over base's, paired by document; 1 for base.
+        toxicity_change: the toxic rate less base's, paired by prompt; None for base.
         kl_neutral: mean KL(base || edit) per neutral token, nats.
         benign_kept: share of the benign prompts that base answers right (greedy, whole target) and the edit
             still does; None without benign prompts.
@@ -73,10 +77,20 @@ class EditResult:
     expected_max_toxicity: Estimate
     prompt_perplexity: Estimate
     neutral_perplexity: Estimate
+    neutral_perplexity_ratio: Estimate
     kl_neutral: Estimate
     benign_kept: Estimate | None
     scorer: str
     seed: int
+    toxicity_change: Estimate | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EditResult":
+        """From plain values, as `dataclasses.asdict` gives them."""
+        row = dict(values, layers=tuple(values["layers"]))
+        for name in MEASURES:
+            row[name] = None if row.get(name) is None else Estimate(**row[name])
+        return cls(**row)
 
 
 @dataclass(frozen=True)
@@ -92,11 +106,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows per edit and scorer, the protocol they were made by, and examples."""
+    """Rows per edit and scorer, the protocol they were made by, examples, and how far the judges agree."""
 
     rows: tuple[EditResult, ...]
     protocol: dict[str, Any]
     examples: tuple[Example, ...]
+    agreement: tuple[dict[str, Any], ...] = ()
 
     def row(self, edit: str, *, scorer: str | None = None) -> EditResult:
         """The row of an edit (of the first scorer, unless named)."""
@@ -134,24 +149,33 @@ class Evaluation:
 
         return plot_evaluation(self)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "protocol": self.protocol,
+            "rows": [{**asdict(row), "layers": list(row.layers)} for row in self.rows],
+            "examples": [asdict(example) for example in self.examples],
+            "agreement": list(self.agreement),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
+        """From what `to_json` gave."""
+        return cls(
+            tuple(EditResult.from_json(row) for row in values["rows"]),
+            values["protocol"],
+            tuple(Example(**example) for example in values["examples"]),
+            tuple(values.get("agreement", ())),
+        )
+
     def save(self, path: str | Path) -> None:
         """Write one JSON file."""
-        rows = [{**asdict(row), "layers": list(row.layers)} for row in self.rows]
-        examples = [asdict(example) for example in self.examples]
-        write_json(Path(path), {"protocol": self.protocol, "rows": rows, "examples": examples})
+        write_json(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what `save` wrote."""
-        values = read_json(Path(path))
-        rows = []
-        for row in values["rows"]:
-            row = dict(row, layers=tuple(row["layers"]))
-            for name in MEASURES:
-                row[name] = None if row[name] is None else Estimate(**row[name])
-            rows.append(EditResult(**row))
-        examples = tuple(Example(**example) for example in values["examples"])
-        return cls(tuple(rows), values["protocol"], examples)
+        return cls.from_json(read_json(Path(path)))
 
 
 def evaluate(
@@ -186,6 +210,7 @@ def evaluate(
     edits: dict[str, Deletion | None] = {BASE: None, **deletions}
     losses = _neutral_losses(model, neutral, edits, cfg=cfg)
     base_right = None
+    base_rates: dict[str, Any] = {}
     rows: list[EditResult] = []
     texts: dict[str, list[list[str]]] = {}
     scores: dict[str, Any] = {}
@@ -205,16 +230,26 @@ def evaluate(
         for scorer in scorers:
             values = score_continuations(scorer, texts[name])
             scores.setdefault(name, values)
+            rates = (values >= cfg.threshold).mean(1)
+            base_rates.setdefault(scorer.name, rates)
             rows.append(
                 EditResult(
                     edit=name,
                     n_neurons=len(neurons),
                     layers=tuple(deletion.neurons.by_layer()) if deletion else (),
-                    toxicity_rate=mean_estimate((values >= cfg.threshold).mean(1), seed=cfg.seed),
+                    toxicity_rate=mean_estimate(rates, seed=cfg.seed),
+                    toxicity_change=(
+                        mean_estimate(rates - base_rates[scorer.name], seed=cfg.seed)
+                        if deletion
+                        else None
+                    ),
                     expected_max_toxicity=mean_estimate(values.max(1), seed=cfg.seed),
                     prompt_perplexity=_perplexity(prompt_nll, prompt_tokens, seed=cfg.seed),
                     neutral_perplexity=_perplexity(
                         losses[name][0], losses["tokens"][0], seed=cfg.seed
+                    ),
+                    neutral_perplexity_ratio=_perplexity(
+                        losses[name][0] - losses[BASE][0], losses["tokens"][0], seed=cfg.seed
                     ),
                     kl_neutral=ratio_estimate(losses[name][1], losses["tokens"][0], seed=cfg.seed),
                     benign_kept=kept,
