@@ -83,6 +83,11 @@ def summary(folder: "RunFolder", until: str) -> None:
         console.print(
             f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True
         )
+    if folder.is_done("compare"):
+        from tl_toxmem.cli.comparison import print_comparison
+        from tl_toxmem.comparison import Comparison
+
+        print_comparison(console, Comparison.load(folder.artefact("compare")))
     if until == "report":
         console.print(f"report: {folder.report}", soft_wrap=True)
     else:

@@ -20,8 +20,12 @@ _STAGE_HELP = {
     "evaluate": "Up to the evaluation: toxicity and perplexity of base, deletion and controls.",
     "export": "Up to the export: bake into Hugging Face weights, reload, certify.",
     "report": "The report page, and whatever it still needs.",
+    "compare": "Everything, and the field's methods at several strengths on the same prompts: the "
+    "toxicity-perplexity front.",
 }
-_PUSHING = ("run", "export", "report")
+_PUSHING = ("run", "export", "report", "compare")
+_WHOLE = ("run", "compare")
+"""Commands that end with the report."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    until = "report" if name == "run" else name
+    until = "report" if name in _WHOLE else name
 
     def command(
         config: Annotated[
@@ -53,7 +57,9 @@ def _stage_command(name: str) -> Callable[..., None]:
         neutral: Annotated[
             Path | None, typer.Option(help="Neutral text, one document a line.")
         ] = None,
-        out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+        out: Annotated[
+            Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
+        ] = None,
         scorer: Annotated[
             str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
         ] = None,
@@ -66,6 +72,19 @@ def _stage_command(name: str) -> Callable[..., None]:
         max_memory: Annotated[
             float | None,
             typer.Option(metavar="GB", help="Gigabytes a trace may take beside the model."),
+        ] = None,
+        max_perplexity_increase: Annotated[
+            float | None,
+            typer.Option(
+                metavar="SHARE", help="What a deletion may cost on neutral text, such as 0.02."
+            ),
+        ] = None,
+        search: Annotated[
+            int | None,
+            typer.Option(
+                metavar="TRIALS",
+                help="Seek neurons, law and strength for that cost, in so many trials.",
+            ),
         ] = None,
         settings: Annotated[
             list[str] | None,
@@ -103,8 +122,14 @@ def _stage_command(name: str) -> Callable[..., None]:
         }
         with one_line_errors():
             given = {key: value for key, value in options.items() if value is not None}
-            memory = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
-            cfg = _gather(config, given, [*(settings or []), *memory])
+            within = {
+                "trace.max_memory": max_memory,
+                "select.max_perplexity_increase": max_perplexity_increase,
+                "search.trials": search,
+                "with_comparison": "true" if name == "compare" else None,
+            }
+            more = [f"{key}={value}" for key, value in within.items() if value is not None]
+            cfg = _gather(config, given, [*(settings or []), *more])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)
             elif private:
@@ -153,9 +178,9 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
                     f"--set {setting!r}: {table} is a value, and has no settings in it"
                 )
         place[name] = value
-    for needed in ("model", "out"):
-        if needed not in values:
-            raise typer.BadParameter(f"give --{needed}, or a configuration that has it")
+    if "model" not in values:
+        raise typer.BadParameter("give --model, or a configuration that has it")
+    values.setdefault("out", str(Path("runs") / Path(str(values["model"])).name))
     return make_config(values)
 
 

@@ -114,6 +114,23 @@ class Comparison:
                 rows += [row for _, row in self.of(other, scorer=scorer)]
         return [row.edit for row in rows if any(_dominates(row, mine) for mine in front)]
 
+    def sentences(self, *, scorer: str | None = None) -> tuple[str, ...]:
+        """What was found, in words: whether anything betters ours, and whether tracing says where to edit."""
+        found = []
+        if OURS in self.methods:
+            better = self.better_than(OURS, scorer=scorer)
+            named = {e.edit: f"{e.label} ({e.unit} {e.strength:g})" for e in self.entries}
+            told = "; ".join(named.get(edit, "base") for edit in better)
+            both = "as good as this run's deletion on both toxicity and perplexity"
+            found.append(
+                f"At least {both}, and better on one: {told}."
+                if better
+                else f"Nothing compared is at least {both}."
+            )
+        if self.regression is not None:
+            found.append(self.regression.text())
+        return tuple(found)
+
     def plot(self, *, scorer: str | None = None) -> "go.Figure":
         """The toxicity-perplexity front."""
         from tl_toxmem.plots.front import plot_front
