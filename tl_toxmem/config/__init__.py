@@ -4,6 +4,7 @@ from tl_toxmem.config.attribute import AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.config.compare import CompareConfig
+from tl_toxmem.config.editing import ProfsConfig, RomeConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
@@ -38,7 +39,9 @@ __all__ = [
     "GateConfig",
     "Metric",
     "Part",
+    "ProfsConfig",
     "PromptsConfig",
+    "RomeConfig",
     "RunConfig",
     "Screen",
     "SearchConfig",

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from tl_toxmem.config.base import Config
+from tl_toxmem.config.editing import ProfsConfig, RomeConfig
 from tl_toxmem.config.gates import GateConfig
 
 
@@ -13,3 +14,7 @@ class ComparatorConfig(Config):
     """Of learned gates."""
     gate_candidates: int | None = Field(None, ge=1)
     """Neurons whose gates are learned; None: a thirtieth of the model's, 50 to 2,000."""
+    rome: RomeConfig = RomeConfig()
+    """Of ROME's edits."""
+    profs: ProfsConfig = ProfsConfig()
+    """Of the projection."""
