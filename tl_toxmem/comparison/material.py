@@ -1,5 +1,6 @@
 """What the methods of a comparison are made from, where the user does not give it."""
 
+import re
 from collections.abc import Sequence
 
 from tl_toxmem.attribute import Labelled, NeuronScores
@@ -81,9 +82,10 @@ def benign_alternatives(
 
 
 def _cut(text: str, prompt: Prompt) -> str:
-    words = text.split()[: max(_LEAST_WORDS, len(prompt.target.split()))]
-    lead = " " if prompt.target.startswith(" ") else ""
-    return lead + " ".join(words)
+    """The first words of a continuation, spaced as the model spaced them."""
+    n = max(_LEAST_WORDS, len(prompt.target.split()))
+    found = re.match(rf"(\s*\S+){{1,{n}}}", text)
+    return found[0] if found else text
 
 
 def traced_layer(trace: Trace) -> int | None:
