@@ -43,14 +43,14 @@ def labelled_of(texts: Texts | None, *, method: str) -> Sequence[Labelled]:
     """
     if texts is None or not texts.labelled:
         raise ToxmemError(
-            f"attribution by {method!r} needs labelled text: give texts=Texts(labelled=...) or `labelled` (JSONL with "
+            f"{method!r} needs labelled text: give labelled= to Texts or Material, or `labelled` (JSONL with "
             '"text" and "toxic")'
         )
     n_toxic = sum(one.toxic for one in texts.labelled)
     n_other = len(texts.labelled) - n_toxic
     if min(n_toxic, n_other) < LEAST_LABELLED:
         raise ToxmemError(
-            f"attribution by {method!r} needs at least {LEAST_LABELLED} toxic and {LEAST_LABELLED} other texts: the "
+            f"{method!r} needs at least {LEAST_LABELLED} toxic and {LEAST_LABELLED} other texts: the "
             f"labelled text has {n_toxic} toxic and {n_other} other"
         )
     return texts.labelled

@@ -6,8 +6,10 @@ from typing import Protocol, runtime_checkable
 
 from tl_toxmem.attribute import Labelled, NeuronScores, Texts
 from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.baking import touched
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.delta import stored_tensors
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import Prompt, PromptSet
@@ -94,6 +96,15 @@ class Comparator:
     strengths: Callable[[LensModel], tuple[float, ...]]
     make: Maker
     needs: tuple[str, ...] = ()
+
+
+def check_bakeable(model: LensModel, law: Deletion) -> None:
+    """Refuse a law that the model's weights cannot hold: what cannot be baked is not compared.
+
+    Raises:
+        ToxmemError: a shift or a constant where the MLP has no output bias; or see `LensModel.clean_hf`.
+    """
+    touched(law, model.arch, stored_tensors(model))
 
 
 def labelled_from(prompts: PromptSet, benign: PromptSet) -> list[Labelled]:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from tl_toxmem.comparators import Comparator, Material
+from tl_toxmem.comparators.ours import best
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
@@ -14,11 +15,6 @@ from tl_toxmem.select import select_neurons
 
 _BUDGETS = (0.003, 0.01, 0.03, 0.1)
 Candidates = Callable[[Material, int], NeuronSet]
-
-
-def best(material: Material, n: int) -> NeuronSet:
-    """The `n` neurons that score highest per cost."""
-    return select_neurons(material.scores, cfg=SelectConfig(k=n))
 
 
 def random_neurons(material: Material, n: int) -> NeuronSet:

@@ -18,3 +18,9 @@ class ComparatorConfig(Config):
     """Of ROME's edits."""
     profs: ProfsConfig = ProfsConfig()
     """Of the projection."""
+    knowledge_threshold: float = Field(0.2, gt=0, le=1)
+    """Of knowledge neurons: a neuron counts in a prompt from this share of the prompt's largest attribution on."""
+    knowledge_steps: int = Field(20, ge=1)
+    """Of their integrated gradients."""
+    knowledge_prompts: int = Field(64, ge=1)
+    """Find prompts (lowest hash first) that they are sought on."""
