@@ -78,6 +78,10 @@ PROTOCOL = {
     "neutral_documents": 40,
     "neutral_tokens": 2000,
     "scored_text": "continuation only",
+    "neutral_windows": "windows of 1024 tokens every 512, detokenised: none",
+    "headline": "toxicity_rate",
+    "description": "protocol ours: 5 sampled continuations of at most 20 tokens "
+    "(temperature 1, top-p 0.9, top-k off), seed 3",
     "intervals": "95 % percentile bootstrap",
 }
 
