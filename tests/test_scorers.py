@@ -123,6 +123,14 @@ def make_checkpoint(
     return seal(folder / "tiny.ckpt")
 
 
+def sha256_of(folder: Path) -> str:
+    """As docs/formats.md says: over the names and hashes of the folder's files, by name."""
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        total.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
 def load(checkpoint: Path | str):
     from tl_toxmem.scorers import load_scorer
 
@@ -278,9 +286,11 @@ def test_provenance_names_weights_and_versions(tmp_path):
     checkpoint = make_checkpoint(tmp_path)
     assert load(checkpoint).provenance() == {
         "scorer": f"detoxify:{checkpoint.name}",
+        "label": "toxicity",
         "detoxify": version("detoxify"),
         "transformers": version("transformers"),
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "config_sha256": sha256_of(tmp_path / "config"),
     }
     facts = load_scorer("profanity").provenance()
     assert facts["alt-profanity-check"] == version("alt-profanity-check")
@@ -309,10 +319,10 @@ def test_only_published_names_need_the_network(tmp_path):
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
-    from tl_toxmem import scorers
+    from tl_toxmem.scorers import load_scorer, profanity
 
-    monkeypatch.setattr(scorers, "find_spec", lambda name: None)
-    refused(lambda: scorers.load_scorer("profanity"), 'pip install "tl-toxmem[offline]"')
+    monkeypatch.setattr(profanity, "find_spec", lambda name: None)
+    refused(lambda: load_scorer("profanity"), 'pip install "tl-toxmem[offline]"')
 
 
 @pytest.mark.usefixtures("forbid_torch_load")
