@@ -264,6 +264,28 @@ def test_a_malicious_pickle_with_its_right_hash_is_not_run(writer, tmp_path):
     assert trace.exists()
 
 
+@pytest.mark.parametrize("name", ["evil.ckpt", None], ids=["unhashed", "hashed"])
+def test_a_pickle_is_run_only_for_who_trusts_it(name, tmp_path):
+    from tl_toxmem.scorers import load_scorer
+
+    checkpoint, trace = make_checkpoint(tmp_path), tmp_path / "executed"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "more": Payload(trace)}, tmp_path / "evil.ckpt")
+    evil = tmp_path / name if name else seal(tmp_path / "evil.ckpt")
+    if name:
+        refused(lambda: load(evil), "does not carry its SHA-256", "--trust-pickle")
+    else:
+        refused(lambda: load(evil).score(["the sea"]), "cannot be opened as tensors")
+    assert not trace.exists()
+    trusting = load_scorer(f"detoxify:{evil}", trust_pickle=True)
+    assert torch.equal(trusting.score(texts(3)), load(checkpoint).score(texts(3)))
+    assert trace.exists()
+    trace.rmdir()
+    wrong = evil.rename(tmp_path / "evil-00000000.ckpt")
+    refused(lambda: load_scorer(f"detoxify:{wrong}", trust_pickle=True), "damaged")
+    assert not trace.exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 no archive"])
 def test_no_checkpoint_under_a_right_hash(content, tmp_path):
     make_checkpoint(tmp_path)

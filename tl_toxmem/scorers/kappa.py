@@ -128,9 +128,10 @@ def measures(table: Any) -> Any:
     both, only_a, only_b, neither = np.moveaxis(np.asarray(table, dtype=float), -1, 0)
     n = both + only_a + only_b + neither
     same, rate_a, rate_b = (both + neither) / n, (both + only_a) / n, (both + only_b) / n
-    chance = rate_a * rate_b + (1 - rate_a) * (1 - rate_b)
+    # The same as above in counts, and so exactly 0 where a judge has one verdict.
+    below = (both + only_a) * (only_a + neither) + (both + only_b) * (only_b + neither)
     with np.errstate(divide="ignore", invalid="ignore"):
-        kappa = np.where(chance < 1, (same - chance) / (1 - chance), np.nan)
+        kappa = np.where(below > 0, 2 * (both * neither - only_a * only_b) / below, np.nan)
     return np.stack([kappa, same, rate_a, rate_b], axis=-1)
 
 
