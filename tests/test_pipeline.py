@@ -43,7 +43,7 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
     assert set(provenance["outputs"]) == set(ARTEFACTS.values())
     assert set(provenance["inputs"]) == {"prompts", "benign", "neutral", "model"}
     assert sorted(p.name for p in finished.iterdir()) == sorted(
-        [*ARTEFACTS.values(), "8_report.html", "config.toml", "provenance.json"]
+        [*ARTEFACTS.values(), "8_report.html", "cache", "config.toml", "provenance.json"]
     )
     rows = json.loads((finished / "6_evaluation.json").read_text())["rows"]
     assert [row["edit"] for row in rows] == [

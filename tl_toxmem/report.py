@@ -211,7 +211,7 @@ def _facts(
             "law",
             f"{cfg.delete.law}{f' x {cfg.delete.factor:g}' if cfg.delete.law == 'scale' else ''}",
         ),
-        ("scorer", cfg.scorer),
+        ("scorer", ", ".join(cfg.scorers)),
         ("seed", str(cfg.seed)),
     ]
 

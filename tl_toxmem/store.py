@@ -19,6 +19,7 @@ from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, writ
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 REPORT = "8_report.html"
+CACHE = "cache"
 ARTEFACTS: dict[str, str] = {
     "prompts": "1_prompts.jsonl",
     "trace": "2_trace.safetensors",
@@ -45,6 +46,11 @@ class RunFolder:
     def report(self) -> Path:
         """The page for people."""
         return self.path / REPORT
+
+    @property
+    def cache(self) -> Path:
+        """Where scores of texts are kept (see `scorers/cached.py`); no result, and safe to remove."""
+        return self.path / CACHE
 
     def provenance(self) -> dict[str, Any]:
         """What `provenance.json` says."""

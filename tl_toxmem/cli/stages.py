@@ -61,8 +61,19 @@ def _stage_command(name: str) -> Callable[..., None]:
             Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
         ] = None,
         scorer: Annotated[
-            str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
+            list[str] | None,
+            typer.Option(
+                help="'profanity', 'detoxify:NAME', 'detoxify:FILE.ckpt' or 'hf:NAME_OR_FOLDER#LABEL'. Repeatable: "
+                "the first decides, the others report."
+            ),
         ] = None,
+        trust_pickle: Annotated[
+            bool,
+            typer.Option(
+                "--trust-pickle",
+                help="Open a judge's pickled weights of unknown hash; they may run any code.",
+            ),
+        ] = False,
         host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
         dtype: Annotated[
             str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
@@ -114,7 +125,8 @@ def _stage_command(name: str) -> Callable[..., None]:
             "labelled": labelled,
             "neutral": neutral,
             "out": out,
-            "scorer": scorer,
+            "scorer": scorer or None,
+            "trust_pickle": trust_pickle or None,
             "host": host,
             "dtype": dtype,
             "device": device,
@@ -190,7 +202,8 @@ def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
     from tl_toxmem.scorers import scorer_needs_network
 
     console = Console(stderr=True, highlight=False)
-    prepare(network=network or scorer_needs_network(cfg.scorer), model=cfg.model)
+    judges_need_it = any(scorer_needs_network(name) for name in cfg.scorers)
+    prepare(network=network or judges_need_it, model=cfg.model)
     from tl_toxmem.pipeline import run
 
     folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))

@@ -35,6 +35,7 @@ def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> R
     missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
     model = load_model(cfg, inputs, missing) if missing else None
     folder = open_folder(cfg, inputs.hashes, versions=versions)
+    inputs = inputs.cached(folder)
     if missing and model is not None:
         stale = _stale(missing)
         folder.outdate(stale)

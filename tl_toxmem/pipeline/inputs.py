@@ -1,7 +1,7 @@
 """What a run reads: found, hashed and checked before the first byte is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import ToxicityScorer, load_scorer
+from tl_toxmem.scorers import CachedScorer, ToxicityScorer, load_scorer
 from tl_toxmem.select import (
     BY_SIZE,
     layers_of,
@@ -43,11 +43,20 @@ class Inputs:
     choosing: Sequence[str]
     reporting: Sequence[str]
     hashes: dict[str, str]
-    scorer: ToxicityScorer
+    scorers: Sequence[ToxicityScorer]
+
+    @property
+    def scorer(self) -> ToxicityScorer:
+        """The judge that decides: the first."""
+        return self.scorers[0]
+
+    def cached(self, folder: RunFolder) -> "Inputs":
+        """The same, with judges that keep their scores in a run folder."""
+        return replace(self, scorers=[CachedScorer(s, folder.cache) for s in self.scorers])
 
 
 def read_inputs(cfg: RunConfig) -> Inputs:
-    """Everything that a run reads, and its judge.
+    """Everything that a run reads, and its judges.
 
     Raises:
         ToxmemError: a file that is missing or wrong, a split without prompts, a prompt in both.
@@ -86,10 +95,23 @@ def read_inputs(cfg: RunConfig) -> Inputs:
     paths["labelled"] = cfg.labelled
     hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
     hashes["model"] = fingerprint(source)
-    scorer = load_scorer(cfg.scorer, device=cfg.device)
     return Inputs(
-        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, scorer
+        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, _judges(cfg)
     )
+
+
+def _judges(cfg: RunConfig) -> list[ToxicityScorer]:
+    """The judges, each of a name of its own, by which its numbers are known."""
+    judges = [
+        load_scorer(name, device=cfg.device, trust_pickle=cfg.trust_pickle) for name in cfg.scorers
+    ]
+    for place, judge in enumerate(judges):
+        for other, name in zip(judges[:place], cfg.scorers, strict=False):
+            if judge.name == other.name:
+                raise ToxmemError(
+                    f"{name} and {cfg.scorers[place]} are both called {judge.name}: give one, or rename one's file"
+                )
+    return judges
 
 
 def _recorded_revision(cfg: RunConfig) -> str | None:
@@ -110,9 +132,10 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         device=cfg.device,
         prepend_bos=cfg.prepend_bos,
     )
-    if {"select", "evaluate"} & set(missing):
+    if {"select", "evaluate", "compare"} & set(missing):
         # A judge that is to be downloaded and cannot be is known before the first long stage.
-        inputs.scorer.score(["ready"])
+        for scorer in inputs.scorers:
+            scorer.score(["ready"])
     align(model, inputs.prompts)
     if inputs.benign is not None:
         align(model, inputs.benign)

@@ -135,7 +135,7 @@ def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolde
     evaluation = evaluate(
         model,
         PromptSet.read(folder.artefact("prompts")).report,
-        scorers=[inputs.scorer],
+        scorers=inputs.scorers,
         deletions=deletions,
         neutral=inputs.reporting,
         benign=inputs.benign,
@@ -181,7 +181,7 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         model,
         prompts.report,
         material,
-        scorers=[inputs.scorer],
+        scorers=inputs.scorers,
         neutral=inputs.reporting,
         deletion=Deletion.load(folder.artefact("delete")),
         trace=trace,
