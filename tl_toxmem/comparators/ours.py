@@ -63,4 +63,5 @@ OURS_MEAN = Comparator(
     strength="neurons",
     strengths=neuron_counts,
     make=_mean,
+    needs=("output_bias",),
 )

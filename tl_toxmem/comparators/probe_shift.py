@@ -36,5 +36,5 @@ PROBE_SHIFT = Comparator(
     strength="length, of the state's",
     strengths=lambda model: (0.03, 0.1, 0.3, 1.0),  # noqa: ARG005 - of every method
     make=_make,
-    needs=("labelled",),
+    needs=("labelled", "output_bias"),
 )

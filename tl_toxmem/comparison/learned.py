@@ -11,7 +11,7 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.gates import learn_gates, n_candidates
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select import select_neurons
+from tl_toxmem.select import control_sets, select_neurons
 
 _BUDGETS = (0.003, 0.01, 0.03, 0.1)
 Candidates = Callable[[Material, int], NeuronSet]
@@ -19,8 +19,7 @@ Candidates = Callable[[Material, int], NeuronSet]
 
 def random_neurons(material: Material, n: int) -> NeuronSet:
     """As many others in each layer, about as loud."""
-    chosen = best(material, n)
-    return chosen.random_like(seed=material.seed, loudness=material.scores.loudness)
+    return control_sets(best(material, n), material.scores, seed=material.seed)["random_neurons"]
 
 
 def random_layers(material: Material, n: int) -> NeuronSet:

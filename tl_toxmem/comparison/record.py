@@ -49,11 +49,13 @@ class Comparison:
         evaluation: base and every law.
         entries: what the laws are.
         regression: see `trace_regression`; None without a trace.
+        left_out: methods that this model cannot hold, and why, in words.
     """
 
     evaluation: Evaluation
     entries: tuple[Entry, ...]
     regression: TraceRegression | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -129,6 +131,7 @@ class Comparison:
             )
         if self.regression is not None:
             found.append(self.regression.text())
+        found += [f"Not compared: {reason}." for reason in self.left_out]
         return tuple(found)
 
     def plot(self, *, scorer: str | None = None) -> "go.Figure":
@@ -144,6 +147,7 @@ class Comparison:
             "evaluation": self.evaluation.to_json(),
             "entries": [asdict(entry) for entry in self.entries],
             "regression": regression,
+            "left_out": list(self.left_out),
         }
         write_json(Path(path), values)
 
@@ -156,6 +160,7 @@ class Comparison:
             Evaluation.from_json(values["evaluation"]),
             tuple(Entry(**entry) for entry in values["entries"]),
             None if found is None else TraceRegression.from_json(found),
+            tuple(values["left_out"]),
         )
 
 

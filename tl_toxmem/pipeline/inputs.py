@@ -10,7 +10,9 @@ from tl_toxmem.attribute import (
     Texts,
     read_labelled,
 )
-from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.attribute.texts import LEAST_LABELLED, labelled_of
+from tl_toxmem.comparators import labelled_from
+from tl_toxmem.comparison import check_methods, what_is_there
 from tl_toxmem.config import DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
@@ -147,6 +149,8 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
     if inputs.benign_find is not None:
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
     _check_attribution(cfg, inputs)
+    if "compare" in missing:
+        check_methods(cfg.compare, what_is_there(model, _for_comparison(cfg, inputs)))
     among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
     longest = max(len(item.tokens) for item in align(model, inputs.prompts))
     for name, new in (
@@ -165,6 +169,19 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
             f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
         )
     return model
+
+
+def _for_comparison(cfg: RunConfig, inputs: Inputs) -> dict[str, bool]:
+    """The optional parts of the material that there will be."""
+    labelled = inputs.labelled
+    if labelled is None and inputs.benign_find is not None:
+        labelled = labelled_from(inputs.prompts.find, inputs.benign_find)
+    n_toxic = sum(one.toxic for one in labelled or ())
+    return {
+        "benign": inputs.benign_find is not None,
+        "labelled": min(n_toxic, len(labelled or ()) - n_toxic) >= LEAST_LABELLED,
+        "traced_layer": "mlp_out" in cfg.trace.sites,
+    }
 
 
 def texts_of(inputs: Inputs) -> Texts:
