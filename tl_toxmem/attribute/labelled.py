@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Labelled, Texts, labelled_of
+from tl_toxmem.checks import is_text
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.memory import ACTIVATION_BYTES
@@ -52,7 +53,7 @@ def experts(
             peaks[layer, rows] = hidden.max(1).values.cpu()
     scores = torch.stack([_auroc(peaks[layer], toxic) for layer in range(model.n_layers)])
     facts = {"n_toxic": int(toxic.sum()), "n_other": int((~toxic).sum())}
-    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, model=model, facts=facts)
 
 
 def probe(
@@ -79,16 +80,31 @@ def probe(
     for layer in range(model.n_layers):
         vectors = model.value_vectors(layer).float().cpu()
         scores.append(torch.nn.functional.cosine_similarity(vectors, direction[None], dim=1))
-    return NeuronScores.of_neurons("probe", torch.stack(scores), seed=cfg.seed, facts=facts)
+    return NeuronScores.of_neurons(
+        "probe", torch.stack(scores), seed=cfg.seed, model=model, facts=facts
+    )
+
+
+def labelled_tokens(model: LensModel, labelled: Sequence[Labelled]) -> list[list[int]]:
+    """The texts in tokens, cut to what is read of them.
+
+    Raises:
+        ToxmemError: one without tokens, or with half of a surrogate pair.
+    """
+    for number, one in enumerate(labelled, start=1):
+        if not is_text(one.text):
+            raise ToxmemError(f"labelled text {number} has half of a surrogate pair: remove it")
+    rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
+    if not all(rows):
+        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
+    return rows
 
 
 def _passes(
     model: LensModel, labelled: Sequence[Labelled], sites: Sequence[tuple[Site, int]]
 ) -> Iterator[tuple[slice, Tensor, dict[tuple[Site, int], Tensor]]]:
     """Rows of the texts, their mask and their states, batch by batch."""
-    rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
-    if not all(rows):
-        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
+    rows = labelled_tokens(model, labelled)
     most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(sites) * model.d_mlp)))
     start = 0
     for batch in in_batches(rows, 64, "labelled text", length=len, most=most):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 
 class EvaluateConfig(Config):
@@ -22,4 +22,4 @@ class EvaluateConfig(Config):
     n_examples: int = Field(5, ge=0)
     """Prompts shown before and after."""
     batch_size: int = Field(64, ge=1)
-    seed: int = 0
+    seed: Seed = 0

@@ -5,14 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tl_toxmem.attribute import (
-    METHODS,
-    NeuronScores,
-    attribute_neurons,
-)
+from tl_toxmem.attribute import METHODS, Law, NeuronScores, attribute_neurons
+from tl_toxmem.attribute.texts import BY_TEXTS
 from tl_toxmem.cards import neuron_cards
 from tl_toxmem.comparison import compare, make_material
-from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.config import BY_SIZE, DEMO, RunConfig, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
@@ -22,12 +19,11 @@ from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs, texts_of
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import (
-    BY_SIZE,
-    Law,
     choose_k,
     control_sets,
     joint_effect,
     layers_of,
+    loudness_ratios,
     pick_k,
     select_greedily,
     select_neurons,
@@ -73,7 +69,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     scores = NeuronScores.load(folder.artefact("attribute"))
     trace = Trace.load(folder.artefact("trace"))
     find = PromptSet.read(folder.artefact("prompts")).find
-    select = cfg.select
+    select, law = cfg.select, _law(cfg, scores)
     layers = layers_of(select, n_layers=model.n_layers, trace=trace)
     curve: tuple[dict[str, object], ...] = ()
     rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
@@ -84,7 +80,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
             scores,
             neutral=inputs.choosing,
             scorer=inputs.scorer,
-            law=_law(cfg, scores),
+            law=law,
             cfg=select,
             protocol=cfg.evaluate,
             layers=layers,
@@ -97,7 +93,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
             f"{select.max_perplexity_increase:.1%}"
         )
     if select.method == "greedy":
-        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
+        chosen = select_greedily(model, find, scores, cfg=select, layers=layers, law=law)
     else:
         chosen = select_neurons(scores, cfg=select, trace=trace)
     benign = _benign_scores(model, cfg, inputs, scores)
@@ -105,10 +101,9 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
     if len(chosen) <= _MOST_SINGLES:
-        effects = joint_effect(model, some, chosen, seed=cfg.seed)
-        joint = {"together": effects.together.to_json(), "summed": effects.summed.to_json()}
+        joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed).to_json()
     shown = _first_by(scores, chosen, cfg.select.cards)
-    cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
+    cards = neuron_cards(model, some, shown, scores=scores, law=law, seed=cfg.seed)
     values = {
         "k": len(chosen),
         "rule": rule,
@@ -119,6 +114,8 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         "selected": chosen.to_json(),
         "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
+        "loudness_ratios": loudness_ratios(chosen, controls, scores),
+        "no_decoy": _no_decoy(cfg, inputs),
         "early_layers": list(parts_of(model.n_layers)["early"]),
         "cards": [card.to_json() for card in cards],
     }
@@ -128,9 +125,9 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 def _benign_scores(
     model: LensModel, cfg: RunConfig, inputs: Inputs, scores: NeuronScores
 ) -> NeuronScores | None:
-    """What the same method says of benign prompts; None without any, or where it scores no prompts."""
+    """What the same method says of benign prompts; None where there can be no decoy."""
     benign = inputs.benign_find
-    if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
+    if benign is None or _no_decoy(cfg, inputs) is not None:
         return None
     found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
     # What removing a neuron costs does not depend on the prompts.
@@ -140,6 +137,18 @@ def _benign_scores(
         mean_activation=scores.mean_activation,
         loudness=scores.loudness,
     )
+
+
+def _no_decoy(cfg: RunConfig, inputs: Inputs) -> str | None:
+    """Why there is no decoy; None if there is one."""
+    method = cfg.attribute.method
+    if inputs.benign_find is None:
+        return "there are no benign prompts"
+    if method in BY_TEXTS:
+        return f"{method} scores neurons by labelled texts, whatever the prompts"
+    if method == "contrast":
+        return "contrast needs the benign prompts to compare with"
+    return None
 
 
 def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:
@@ -152,7 +161,11 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     values = read_json(folder.artefact("select"))
     deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
-    provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
+    provenance = {
+        "base_model": name,
+        "config_hash": stage_hash(cfg, "delete"),
+        "host": model.host.kind,
+    }
     deletion = replace(deletion, provenance=provenance).made_for(model)
     deletion.save(folder.artefact("delete"))
 
