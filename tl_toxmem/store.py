@@ -192,16 +192,19 @@ def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, s
     cfg.out.mkdir(parents=True, exist_ok=True)
     for leftover in cfg.out.glob(f"*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    stale = folder.outdated(cfg)
+    if stale:
+        folder.outdate(stale)
     before = folder.config() if (cfg.out / CONFIG).is_file() else None
     if before is None or before.hash() != cfg.hash():
-        if (cfg.out / PROVENANCE).is_file():
-            folder.outdate(folder.outdated(cfg))
-            folder.note(config_hash=cfg.hash())
         if before is not None:
             changed = [s for s in STAGES if stage_hash(before, s) != stage_hash(cfg, s)]
             folder.forget_parts(changed)
         write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
-    if not (cfg.out / PROVENANCE).is_file():
+    if (cfg.out / PROVENANCE).is_file():
+        if folder.provenance().get("config_hash") != cfg.hash():
+            folder.note(config_hash=cfg.hash())
+    else:
         facts = {"model": cfg.model, "revision": None, "config_hash": cfg.hash(), "seed": cfg.seed}
         write_json(
             cfg.out / PROVENANCE,
