@@ -81,7 +81,7 @@ def test_averages_at_an_unknown_place_are_refused(tmp_path):
         (["--model", "demo", "--set", "trace.windw=3"], ["trace.windw", "window"]),
         (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
         (["--model", "demo", "--set", "model.x=1"], ["model is a value"]),
-        (["--model", "demo", "--set", "select.k=4000"], ["at most 1536", "controls"]),
+        (["--model", "demo", "--set", "select.k=4000"], ["at most 1024", "control"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
         (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),

@@ -46,7 +46,7 @@ def test_its_law_makes_the_deletion_and_the_rise_again(scored, prompts):  # noqa
 
     model, scores = scored
     found = search(model, prompts, scores)
-    again = law_of(found.law, scores)(found.deletion.neurons)
+    again = law_of(found.law, scores, of=found.deletion.neurons)(found.deletion.neurons)
     assert torch.equal(again.gain, found.deletion.gain)
     assert torch.equal(again.shift, found.deletion.shift)
     rows = encode_documents(model, NEUTRAL, max_tokens=10_000)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 _PLACES = {
     "ToxmemError": "errors",
     "RunConfig": "config",
+    "AttributeConfig": "config",
+    "SelectConfig": "config",
     "LensModel": "model",
     "Prompt": "prompts",
     "PromptSet": "prompts",
@@ -17,6 +19,8 @@ _PLACES = {
     "causal_trace": "trace",
     "NeuronScores": "attribute",
     "Texts": "attribute",
+    "Labelled": "attribute",
+    "read_labelled": "attribute",
     "attribute_neurons": "attribute",
     "compare_methods": "attribute",
     "verify": "attribute",
@@ -43,6 +47,8 @@ _PLACES = {
 __all__ = [  # noqa: PLE0604 - literal for type checkers
     "ToxmemError",
     "RunConfig",
+    "AttributeConfig",
+    "SelectConfig",
     "LensModel",
     "Prompt",
     "PromptSet",
@@ -50,6 +56,8 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "causal_trace",
     "NeuronScores",
     "Texts",
+    "Labelled",
+    "read_labelled",
     "attribute_neurons",
     "compare_methods",
     "verify",
@@ -75,15 +83,17 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
 
 if TYPE_CHECKING:
     from tl_toxmem.attribute import (
+        Labelled,
         NeuronScores,
         Texts,
         attribute_neurons,
         compare_methods,
+        read_labelled,
         verify,
     )
     from tl_toxmem.baking import bake
     from tl_toxmem.cards import NeuronCard, neuron_cards
-    from tl_toxmem.config import RunConfig
+    from tl_toxmem.config import AttributeConfig, RunConfig, SelectConfig
     from tl_toxmem.deletion import Deletion
     from tl_toxmem.errors import ToxmemError
     from tl_toxmem.evaluation import Evaluation, evaluate

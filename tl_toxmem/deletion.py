@@ -194,6 +194,11 @@ class Deletion:
         """Whether it was made for another model than its `base`, and its use there forced."""
         return self.base is not None and self.base.forced
 
+    @property
+    def on_activations(self) -> bool:
+        """Whether it changes activations alone, each by its own gain and shift."""
+        return not self.added and self.pre_gain is not None and bool((self.pre_gain == 1).all())
+
     def then(self, other: "Deletion") -> "Deletion":
         """This law first, `other` on the activations that it leaves, as one law.
 

@@ -18,8 +18,10 @@ from typing import Literal, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from tl_toxmem.checks import is_text
 from tl_toxmem.config import PromptsConfig, describe_validation
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_lines
 
 
 class Prompt(BaseModel):
@@ -44,6 +46,10 @@ class Prompt(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_id(cls, data: object) -> object:
+        if isinstance(data, dict):
+            for name, value in data.items():
+                if isinstance(value, str) and not is_text(value):
+                    raise ValueError(f"{name} has half of a surrogate pair: remove it")
         if isinstance(data, dict) and not data.get("id"):
             text = f"{data.get('prompt')}\x1f{data.get('target')}"
             data = {**data, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
@@ -123,13 +129,7 @@ class PromptSet:
                 (naming the line), two lines with the same id.
         """
         path = Path(path)
-        if not path.is_file():
-            raise ToxmemError(f"no prompts file at {path}")
-        try:
-            # Not splitlines: a prompt may hold U+2028 and the like, which JSON leaves as they are.
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
+        lines = read_lines(path, "prompts file")
         prompts: dict[str, Prompt] = {}
         where: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_toxmem.attribute.texts import Labelled
+from tl_toxmem.checks import is_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.memory import ACTIVATION_BYTES
 from tl_toxmem.model import LensModel
@@ -46,13 +47,26 @@ def aurocs(
     return {place: auroc(peaks[place], toxic) for place in places}
 
 
+def labelled_tokens(model: LensModel, labelled: Sequence[Labelled]) -> list[list[int]]:
+    """The texts in tokens, cut to what is read of them.
+
+    Raises:
+        ToxmemError: one without tokens, or with half of a surrogate pair.
+    """
+    for number, one in enumerate(labelled, start=1):
+        if not is_text(one.text):
+            raise ToxmemError(f"labelled text {number} has half of a surrogate pair: remove it")
+    rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
+    if not all(rows):
+        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
+    return rows
+
+
 def passes(
     model: LensModel, labelled: Sequence[Labelled], places: Sequence[Place]
 ) -> Iterator[tuple[slice, Bool[Tensor, "batch pos"], dict[Place, Tensor]]]:
     """Rows of the texts, their mask and their states, batch by batch."""
-    rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
-    if not all(rows):
-        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
+    rows = labelled_tokens(model, labelled)
     most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(places) * model.d_mlp)))
     start = 0
     for batch in in_batches(rows, 64, "labelled text", length=len, most=most):

@@ -41,7 +41,7 @@ def experts(
     scores = torch.stack([found[place] for place in places])
     n_toxic = sum(one.toxic for one in labelled)
     facts = {"n_toxic": n_toxic, "n_other": len(labelled) - n_toxic}
-    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, model=model, facts=facts)
 
 
 def probe(
@@ -62,7 +62,7 @@ def probe(
         vectors = model.value_vectors(layer).float().cpu()
         scores.append(torch.nn.functional.cosine_similarity(vectors, fitted.direction[None], dim=1))
     return NeuronScores.of_neurons(
-        "probe", torch.stack(scores), seed=cfg.seed, facts=dict(fitted.facts)
+        "probe", torch.stack(scores), seed=cfg.seed, model=model, facts=dict(fitted.facts)
     )
 
 

@@ -22,12 +22,12 @@ def one_line_errors() -> Iterator[None]:
     # (a trace took seven times as long beside one other process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tl_toxmem.errors import ToxmemError
-    from tl_toxmem.masking import mask_slurs
+    from tl_toxmem.masking import mask_quoted
 
     try:
         yield
     except ToxmemError as error:
-        line = mask_slurs(" ".join(str(error).split()))
+        line = mask_quoted(" ".join(str(error).split()))
         _fail(line)
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
         _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
@@ -65,6 +65,11 @@ def summary(folder: "RunFolder", until: str) -> None:
         from tl_toxmem.evaluation import Evaluation
 
         _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+    if until in ("attribute", "select"):
+        from tl_toxmem.cli.results import print_scores, print_selection
+
+        show = print_scores if until == "attribute" else print_selection
+        show(console, folder)
     if until == "trace":
         from tl_toxmem.trace import Trace
 

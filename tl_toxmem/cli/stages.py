@@ -100,7 +100,8 @@ def _stage_command(name: str) -> Callable[..., None]:
         settings: Annotated[
             list[str] | None,
             typer.Option(
-                "--set", help="Any other setting, such as --set trace.window=5. Repeatable."
+                "--set",
+                help="Any other setting, such as --set trace.window=5; =default for its default. Repeatable.",
             ),
         ] = None,
         push_to_hub: Annotated[
@@ -181,6 +182,7 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
+        default = text.strip() == "default"
         *tables, name = key.strip().split(".")
         place = values
         for table in tables:
@@ -189,7 +191,10 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
                 raise ToxmemError(
                     f"--set {setting!r}: {table} is a value, and has no settings in it"
                 )
-        place[name] = value
+        if default:
+            place.pop(name, None)
+        else:
+            place[name] = value
     if "model" not in values:
         raise typer.BadParameter("give --model, or a configuration that has it")
     values.setdefault("out", str(Path("runs") / Path(str(values["model"])).name))
@@ -206,7 +211,12 @@ def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
     prepare(network=network or judges_need_it, model=cfg.model)
     from tl_toxmem.pipeline import run
 
-    folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))
+    folder = run(
+        cfg,
+        until=until,
+        announce=lambda stage: console.print(f"[bold]{stage}[/bold]"),
+        tell=lambda words: console.print(words, soft_wrap=True, markup=False),
+    )
     summary(folder, until)
     return folder
 

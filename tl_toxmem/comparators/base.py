@@ -87,7 +87,7 @@ class Comparator:
         strength: what its strength is ("neurons", "components", "clamp of the norm").
         strengths: those tried by default on a model, the weakest first.
         make: see `Maker`.
-        needs: what it cannot be without: `benign`, `labelled`, `traced_layer` of `Material`; `output_bias` of the model.
+        needs: what it cannot be without: of `Material` `benign`, `labelled`, `traced_layer`; of a model `output_bias`.
     """
 
     label: str

@@ -15,6 +15,7 @@ from tl_toxmem.config.evaluate import (
 )
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
+from tl_toxmem.config.identity import FOLDER, stage_hash
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
     DEMO,
@@ -27,13 +28,15 @@ from tl_toxmem.config.run import (
     read_toml,
 )
 from tl_toxmem.config.search import SearchConfig
-from tl_toxmem.config.select import DeleteConfig, Part, SelectConfig
+from tl_toxmem.config.select import BY_SIZE, DeleteConfig, Part, SelectConfig
 from tl_toxmem.config.trace import Corruption, Metric, Screen, Severed, TraceConfig
 
 __all__ = [
     "ALL_MEASURES",
     "COSTLY",
+    "BY_SIZE",
     "DEMO",
+    "FOLDER",
     "FORMAT_VERSION",
     "PLACES",
     "PRESETS",
@@ -64,4 +67,5 @@ __all__ = [
     "is_local",
     "make_config",
     "read_toml",
+    "stage_hash",
 ]

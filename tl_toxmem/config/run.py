@@ -1,6 +1,7 @@
 """What a run is made of: one frozen configuration per stage inside `RunConfig`; TOML in and out.
 
-Two runs with the same `RunConfig.hash()` are the same run, and only such a run is resumed.
+Two runs with the same `RunConfig.hash()` are the same run; `identity.py` says which stages a changed setting leaves as
+they are.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import tomli_w
 from pydantic import ValidationError, field_validator, model_validator
 
 from tl_toxmem.config.attribute import AttributeConfig
-from tl_toxmem.config.base import Config, describe_validation
+from tl_toxmem.config.base import Config, Seed, describe_validation
 from tl_toxmem.config.compare import CompareConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
@@ -65,7 +66,7 @@ class RunConfig(Config):
     device: str = "cpu"
     prepend_bos: bool = False
     """Put the tokenizer's beginning-of-text token before every text (Hugging Face and ROME do not, for GPT-2)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every stage that does not set its own."""
     split: PromptsConfig = PromptsConfig()
     trace: TraceConfig = TraceConfig()

@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tl_toxmem.attribute import (
-    Labelled,
-    Texts,
-    read_labelled,
-)
-from tl_toxmem.attribute.texts import LEAST_LABELLED, labelled_of
+from tl_toxmem.attribute import Labelled, Texts, read_labelled
+from tl_toxmem.attribute.auroc import labelled_tokens
+from tl_toxmem.attribute.texts import BY_TEXTS, LEAST_LABELLED, labelled_of
 from tl_toxmem.comparators import labelled_from
 from tl_toxmem.comparison import check_methods, what_is_there
-from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.config import BY_SIZE, DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 from tl_toxmem.model import LensModel, Source, demo_folder, find_source
@@ -21,16 +18,13 @@ from tl_toxmem.model.load import fingerprint, read_architecture
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import CachedScorer, ToxicityScorer, load_scorer
-from tl_toxmem.select import (
-    BY_SIZE,
-    layers_of,
-)
+from tl_toxmem.select import layers_of
 from tl_toxmem.store import PROVENANCE, RunFolder
 from tl_toxmem.tokens import align
-from tl_toxmem.trace import (
-    can_replace,
-    plan_trace,
-)
+from tl_toxmem.trace import can_replace, parts_of, plan_trace
+
+_MOST_SCORE = {"experts": 0.5, "probe": 1.0, "knowledge_neurons": 1.0}
+"""What no neuron can score more than, by method."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +142,12 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         can_replace(model, inputs.prompts.find)
     if inputs.benign_find is not None:
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
+    if inputs.labelled is not None:
+        labelled_tokens(model, inputs.labelled)
     _check_attribution(cfg, inputs)
     if "compare" in missing:
         check_methods(cfg.compare, what_is_there(model, _for_comparison(cfg, inputs)))
-    among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
+    _check_selection(cfg, model)
     longest = max(len(item.tokens) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
@@ -162,12 +158,6 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
                 f"the longest prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed the model's "
                 f"context of {model.n_ctx}"
             )
-    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
-    most = len(set(among or range(model.n_layers))) * model.d_mlp // 2
-    if cfg.select.k is not None and cfg.select.k > most:
-        raise ToxmemError(
-            f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
-        )
     return model
 
 
@@ -190,18 +180,46 @@ def texts_of(inputs: Inputs) -> Texts:
 
 
 def _check_attribution(cfg: RunConfig, inputs: Inputs) -> None:
-    """Whether the method has the texts that it needs, and the selection its threshold."""
-    if cfg.attribute.method in ("experts", "probe"):
-        labelled_of(texts_of(inputs), method=cfg.attribute.method)
-    if cfg.attribute.method == "contrast" and inputs.benign_find is None:
+    """Whether the method has the texts that it needs."""
+    method = cfg.attribute.method
+    if method in BY_TEXTS:
+        if inputs.labelled is None:
+            raise ToxmemError(
+                f'attribute.method = {method!r} needs labelled text: give --labelled FILE (JSONL with "text" and '
+                '"toxic")'
+            )
+        labelled_of(texts_of(inputs), method=method)
+    if method == "contrast" and inputs.benign_find is None:
         raise ToxmemError("attribute.method = 'contrast' needs benign prompts: give --benign FILE")
-    if cfg.select.method not in BY_SIZE and cfg.select.threshold is None:
-        raise ToxmemError(f"select.method = {cfg.select.method!r} needs select.threshold")
-    if cfg.select.method == "greedy" and not 1 <= (cfg.select.k or 0) <= cfg.select.candidates:
-        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
-    if cfg.select.method == "shared" and cfg.attribute.method in ("experts", "probe"):
-        raise ToxmemError(
-            f"select.method = 'shared' needs scores of single prompts, which {cfg.attribute.method!r} does not give"
+
+
+def _check_selection(cfg: RunConfig, model: LensModel) -> None:
+    """What can be known of a selection before there are scores."""
+    select, method = cfg.select, cfg.attribute.method
+    if select.method not in BY_SIZE and select.threshold is None:
+        raise ToxmemError(f"select.method = {select.method!r} needs select.threshold")
+    most = 1.0 if select.method == "shared" else _MOST_SCORE.get(method)
+    if select.method not in BY_SIZE and most is not None and (select.threshold or 0) > most:
+        what = (
+            "of a prompt's largest score" if select.method == "shared" else f"of {method!r} scores"
         )
-    if cfg.select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
+        raise ToxmemError(
+            f"select.threshold is {select.threshold:g}: no neuron reaches more than {most:g} {what}"
+        )
+    if select.method == "shared" and method in BY_TEXTS:
+        raise ToxmemError(
+            f"select.method = 'shared' needs scores of single prompts, which {method!r} does not give"
+        )
+    if select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
         raise ToxmemError("select.layers = 'trace' needs mlp_out among trace.sites")
+    if select.method == "greedy" and not 1 <= (select.k or 0) <= select.candidates:
+        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
+    among = layers_of(select, n_layers=model.n_layers) if select.layers != "trace" else None
+    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
+    half = len(set(among or range(model.n_layers))) * model.d_mlp // 2
+    early = len(parts_of(model.n_layers)["early"]) * model.d_mlp
+    if select.k is not None and select.k > min(half, early):
+        why = "half of the neurons to choose from, leave others as controls"
+        if early < half:
+            why = "all neurons of the early layers, can be drawn there as a control"
+        raise ToxmemError(f"select.k is {select.k}: at most {min(half, early)}, {why}")

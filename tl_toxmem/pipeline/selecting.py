@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_toxmem.attribute import NeuronScores
-from tl_toxmem.config import RunConfig
+from tl_toxmem.config import BY_SIZE, RunConfig
 from tl_toxmem.gates import learn_gates, n_candidates
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import (
-    BY_SIZE,
     choose_k,
     configured_law,
     law_of,
@@ -58,6 +57,7 @@ def choose(
     if cfg.delete.law == "gates":
         return _learned(model, find, scores, layers, cfg=cfg, inputs=inputs)
     select, law = cfg.select, configured_law(cfg.delete)
+    made = law_of(law, scores, of=NeuronSet((), model.n_layers, model.d_mlp))
     curve: tuple[dict[str, Any], ...] = ()
     rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
     if select.k is None and select.method in BY_SIZE:
@@ -67,7 +67,7 @@ def choose(
             scores,
             neutral=inputs.choosing,
             scorer=inputs.scorer,
-            law=law_of(law, scores),
+            law=made,
             cfg=select,
             protocol=cfg.evaluate,
             layers=layers,
@@ -80,7 +80,7 @@ def choose(
             f"{select.max_perplexity_increase:.1%}"
         )
     if select.method == "greedy":
-        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
+        chosen = select_greedily(model, find, scores, cfg=select, layers=layers, law=made)
     else:
         chosen = select_neurons(scores, cfg=select, trace=trace)
     return Selection(chosen, law, rule, curve)

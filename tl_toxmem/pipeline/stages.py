@@ -5,14 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tl_toxmem.attribute import (
-    METHODS,
-    NeuronScores,
-    attribute_neurons,
-)
+from tl_toxmem.attribute import METHODS, NeuronScores, attribute_neurons
+from tl_toxmem.attribute.texts import BY_TEXTS
 from tl_toxmem.cards import neuron_cards
 from tl_toxmem.comparison import compare, make_material
-from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.config import DEMO, RunConfig, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
@@ -22,7 +19,7 @@ from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs, texts_of
 from tl_toxmem.pipeline.selecting import choose
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of
+from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of, loudness_ratios
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import (
     Trace,
@@ -68,15 +65,15 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     layers = layers_of(select, n_layers=model.n_layers, trace=trace)
     selection = choose(model, find, scores, trace, layers, cfg=cfg, inputs=inputs)
     chosen = selection.neurons
+    law = law_of(selection.law, scores, of=chosen)
     benign = _benign_scores(model, cfg, inputs, scores)
     controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
     if len(chosen) <= _MOST_SINGLES:
-        effects = joint_effect(model, some, chosen, seed=cfg.seed)
-        joint = {"together": effects.together.to_json(), "summed": effects.summed.to_json()}
+        joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed).to_json()
     shown = _first_by(scores, chosen, cfg.select.cards)
-    cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
+    cards = neuron_cards(model, some, shown, scores=scores, law=law, seed=cfg.seed)
     values = {
         "k": len(chosen),
         "rule": selection.rule,
@@ -89,6 +86,8 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         "selected": chosen.to_json(),
         "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
+        "loudness_ratios": loudness_ratios(chosen, controls, scores),
+        "no_decoy": _no_decoy(cfg, inputs),
         "early_layers": list(parts_of(model.n_layers)["early"]),
         "cards": [card.to_json() for card in cards],
     }
@@ -98,9 +97,9 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 def _benign_scores(
     model: LensModel, cfg: RunConfig, inputs: Inputs, scores: NeuronScores
 ) -> NeuronScores | None:
-    """What the same method says of benign prompts; None without any, or where it scores no prompts."""
+    """What the same method says of benign prompts; None where there can be no decoy."""
     benign = inputs.benign_find
-    if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
+    if benign is None or _no_decoy(cfg, inputs) is not None:
         return None
     found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
     # What removing a neuron costs does not depend on the prompts.
@@ -112,6 +111,18 @@ def _benign_scores(
     )
 
 
+def _no_decoy(cfg: RunConfig, inputs: Inputs) -> str | None:
+    """Why there is no decoy; None if there is one."""
+    method = cfg.attribute.method
+    if inputs.benign_find is None:
+        return "there are no benign prompts"
+    if method in BY_TEXTS:
+        return f"{method} scores neurons by labelled texts, whatever the prompts"
+    if method == "contrast":
+        return "contrast needs the benign prompts to compare with"
+    return None
+
+
 def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:
     """The `n` of some neurons that score highest, the highest first."""
     return sorted(chosen, key=lambda neuron: -float(scores.scores[neuron]))[:n]
@@ -120,16 +131,22 @@ def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int
 def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     scores = NeuronScores.load(folder.artefact("attribute"))
     values = read_json(folder.artefact("select"))
-    deletion = law_of(values["law"], scores)(NeuronSet.from_json(values["selected"]))
+    chosen = NeuronSet.from_json(values["selected"])
+    deletion = law_of(values["law"], scores, of=chosen)(chosen)
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
-    provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
+    provenance = {
+        "base_model": name,
+        "config_hash": stage_hash(cfg, "delete"),
+        "host": model.host.kind,
+    }
     deletion = replace(deletion, provenance=provenance).made_for(model)
     deletion.save(folder.artefact("delete"))
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     values = read_json(folder.artefact("select"))
-    law = law_of(values["law"], NeuronScores.load(folder.artefact("attribute")))
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    law = law_of(values["law"], scores, of=NeuronSet.from_json(values["selected"]))
     deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
     deletions |= {name: law(NeuronSet.from_json(own)) for name, own in values["controls"].items()}
     evaluation = evaluate(

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 
-from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.attribute import Law, NeuronScores
 from tl_toxmem.config import DeleteConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select.how_many import Law
 
 
 def configured_law(cfg: DeleteConfig) -> dict[str, Any]:
@@ -21,15 +20,16 @@ def configured_law(cfg: DeleteConfig) -> dict[str, Any]:
 _WITH_FACTOR = ("scale", "input_gain")
 
 
-def law_of(values: Mapping[str, Any], scores: NeuronScores) -> Law:
+def law_of(values: Mapping[str, Any], scores: NeuronScores, *, of: NeuronSet) -> Law:
     """From neurons to a deletion.
 
     Args:
         values: what the selection keeps: `law`, and `factor` or `scales`.
         scores: with mean activations, for the law `mean`.
+        of: the selection itself, to which learned scales belong.
 
     Raises:
-        ToxmemError: a law that is none of ours; later, learned scales for another number of neurons.
+        ToxmemError: a law that is none of ours; later, learned scales for other neurons of another number.
     """
     name = values["law"]
     if name == "zero":
@@ -41,12 +41,20 @@ def law_of(values: Mapping[str, Any], scores: NeuronScores) -> Law:
     if name == "scale":
         return lambda neurons: Deletion.scale(neurons, values["factor"])
     if name == "gates":
-        return lambda neurons: _gated(neurons, values["scales"])
+        return lambda neurons: _gated(neurons, dict(zip(of, values["scales"], strict=True)))
     raise ToxmemError(
         f"unknown law {name!r} in the selection: choose from zero, mean, scale, input_gain, gates"
     )
 
 
-def _gated(neurons: NeuronSet, scales: list[float]) -> Deletion:
-    """Learned scales, in the order of the neurons; a control as large takes them in its own order."""
-    return Deletion.scale(neurons, torch.tensor(scales, dtype=torch.float64))
+def _gated(neurons: NeuronSet, scales: Mapping[tuple[int, int], float]) -> Deletion:
+    """Learned scales: of selected neurons their own; a control as large takes all of them, in its own order."""
+    if set(neurons) <= set(scales):
+        found = [scales[neuron] for neuron in neurons]
+    elif len(neurons) == len(scales):
+        found = list(scales.values())
+    else:
+        raise ToxmemError(
+            f"{len(scales)} gates were learned, which is no law for {len(neurons)} other neurons"
+        )
+    return Deletion.scale(neurons, torch.tensor(found, dtype=torch.float64))

@@ -187,7 +187,7 @@ class _Search:
             select = SelectConfig(k=k, layers=part, cost_floor=settings["cost_floor"])
             neurons = select_neurons(self.scores, cfg=select)
             law = {key: settings[key] for key in ("law", "factor") if key in settings}
-        return law_of(law, self.scores)(neurons), law
+        return law_of(law, self.scores, of=neurons)(neurons), law
 
     def _gates(self) -> Gates:
         if self.learned is None:
