@@ -49,8 +49,9 @@ def documents(model: LensModel, texts: Sequence[str], *, cfg: EvaluateConfig) ->
     """The neutral documents that are measured on, detokenised: of two tokens at least, until there are enough tokens.
 
     Raises:
-        ToxmemError: none is left, or all are shorter together than one window.
+        ToxmemError: none is left, or all are shorter together than one window; see also `window_of`.
     """
+    window_of(model, cfg)
     found: list[str] = []
     total = 0
     for text in map(DETOKENISERS[cfg.detokenise], texts):
@@ -81,9 +82,6 @@ def window_rows(model: LensModel, texts: Sequence[str], *, cfg: EvaluateConfig) 
         model: any host.
         texts: see `documents`.
         cfg: window, stride, most tokens.
-
-    Raises:
-        ToxmemError: a window that is longer than the context, or a stride longer than the window.
     """
     window, stride = window_of(model, cfg)
     rows: list[Row] = []
@@ -100,7 +98,11 @@ def window_rows(model: LensModel, texts: Sequence[str], *, cfg: EvaluateConfig) 
 
 
 def window_of(model: LensModel, cfg: EvaluateConfig) -> tuple[int, int]:
-    """Window and stride in tokens."""
+    """Window and stride in tokens.
+
+    Raises:
+        ToxmemError: a window that is longer than the context, or a stride longer than the window.
+    """
     window = cfg.window or model.n_ctx
     named = {"half": max(1, window // 2), "window": window}
     stride = named[cfg.stride] if isinstance(cfg.stride, str) else cfg.stride
@@ -117,7 +119,7 @@ def last_word_rows(model: LensModel, texts: Sequence[str]) -> list[Row]:
     """The last word of each document, after all that is before it; documents of one word are no rows."""
     rows = []
     for i, text in enumerate(texts):
-        word = re.search(r"\w[\w'’-]*(?=\W*$)", text)
+        word = re.search(r"\w+(?:['’-]\w+)*(?=\W*$)", text)
         before = text[: word.start()].rstrip() if word else ""
         if word is None or not before:
             continue
