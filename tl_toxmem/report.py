@@ -190,7 +190,8 @@ def _edits(evaluation: Evaluation) -> dict[str, Any]:
     rows = []
     for row in evaluation.rows:
         name = EDITS.get(row.edit, row.edit.replace("_", " ")).replace("<br>", " ")
-        first = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
+        by = "" if row.scorer == evaluation.rows[0].scorer else f"by {row.scorer}"
+        first = [{"value": name, "interval": by}, {"value": str(row.n_neurons), "interval": ""}]
         rows.append(first + [_cell(m, getattr(row, m)) for m in measures])
     return {"head": ["edit", "neurons", *(_MEASURES[m] for m in measures)], "rows": rows}
 

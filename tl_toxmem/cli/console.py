@@ -103,6 +103,8 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     for row in evaluation.rows:
         cells = [_cell(m, getattr(row, m)) for m in shown]
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
+        if row.scorer != evaluation.rows[0].scorer:
+            name += f"\nby {row.scorer}"
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol
