@@ -169,7 +169,8 @@ def _edits(evaluation: Evaluation) -> dict[str, Any]:
     rows = []
     for row in evaluation.rows:
         name = EDITS.get(row.edit, row.edit.replace("_", " "))
-        cells = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
+        by = "" if row.scorer == evaluation.rows[0].scorer else f"by {row.scorer}"
+        cells = [{"value": name, "interval": by}, {"value": str(row.n_neurons), "interval": ""}]
         for measure in columns:
             estimate = getattr(row, measure.name)
             value, interval = measure.cell(estimate)

@@ -105,6 +105,8 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     for row in evaluation.rows:
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
         cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
+        if row.scorer != evaluation.rows[0].scorer:
+            name += f"\nby {row.scorer}"
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol

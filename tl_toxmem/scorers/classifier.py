@@ -16,8 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.progress import in_batches
 
-BATCH_TEXTS, BATCH_TOKENS = 64, 4096
-"""Most texts, and most tokens with padding, that are run at once; a longer text is run alone."""
+_ON_CPU, _ELSEWHERE, _TOKENS = 16, 64, 4096
+"""Most texts, and most tokens with padding, that are run at once; a longer text is run alone.
+
+A processor gains nothing by more than 16 texts, and pads less: of 32 texts as they come, two sorted halves took 0.8 of
+the time of one batch.
+"""
 _MAX_PADDING, _MIN_PADDING = 0.1, 512  # rows that an embedding may have beyond its tokens
 
 Output = Literal["sigmoid", "softmax"]
@@ -52,10 +56,10 @@ class Classifier:
         order = sorted(range(len(texts)), key=lengths.__getitem__)  # so that batches pad little
         for batch in in_batches(
             order,
-            BATCH_TEXTS if self._can_pad() else 1,
+            self._batch_size(),
             f"score: {self.name}",
             length=lengths.__getitem__,
-            most=BATCH_TOKENS,
+            most=_TOKENS,
         ):
             inputs = {
                 name: self._pad(name, [rows[i] for i in batch]) for name, rows in encoded.items()
@@ -83,10 +87,12 @@ class Classifier:
             f"{self.name} has no token for an empty text: give texts that are not empty, or a tokenizer with one"
         )
 
-    def _can_pad(self) -> bool:
-        """Models that judge by the last token look for it by the padding token, and need to know it."""
+    def _batch_size(self) -> int:
+        """One, where model and tokenizer know no common padding: some models find their last token by it."""
         own = self.tokenizer.pad_token_id
-        return own is not None and own == self.model.config.pad_token_id
+        if own is None or own != self.model.config.pad_token_id:
+            return 1
+        return _ON_CPU if self.model.device.type == "cpu" else _ELSEWHERE
 
     def _pad(self, name: str, rows: list[list[int]]) -> Tensor:
         value = {
