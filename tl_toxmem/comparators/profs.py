@@ -1,8 +1,8 @@
 """ProFS (Uppaal et al. 2024): a toxic subspace, projected out of what the upper MLPs write.
 
 A text's embedding at a layer is the mean over its tokens of the residual stream that leaves the layer. With X+ those of
-prompts with their benign continuations, X- those of the same prompts with their targets, and mu the first right-singular
-vector of X+ (what all texts have in common),
+prompts with their benign continuations, X- those of the same prompts with their targets, and mu the first
+right-singular vector of X+ (what all texts have in common),
 
     T = (X+ - X-) (I - mu mu^T) / 2 = A S V^T,    P = sum of v v^T over the first right-singular vectors of T,
     W -> W (I - P)
@@ -90,7 +90,8 @@ def subspace(
     n = int((sizes > _ZERO * max(float(sizes[0]), scale)).sum())
     if not n:
         raise ToxmemError("profs: the benign continuations are the toxic targets: give others")
-    return directions[:n]
+    found: Tensor = directions[:n]
+    return found
 
 
 @torch.no_grad()

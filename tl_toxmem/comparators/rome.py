@@ -1,15 +1,17 @@
 """ROME (Meng et al. 2022): one rank of an MLP's output matrix rewritten for each prompt, towards a benign continuation.
 
-With keys K [edit, d_mlp] and values (see `rome_values.py`), the residuals R = V* - (K W + b) and the covariance
-C = E[k k^T] of the layer's keys on ordinary text, the edit is
+With k* and v* of a prompt (see `rome_values.py`) and the covariance C = E[k k^T] of the layer's keys on ordinary text,
 
-    W -> W + U R,    U = C^-1 K^T (K C^-1 K^T)^-1,
+    W -> W + u (v* - W k* - b)^T,    u = C^-1 k* / (k*^T C^-1 k*),
 
-the least change, in the norm that C gives, after which the layer puts out v* for every k*. For one prompt this is
-ROME's W + (C^-1 k*) (v* - W k*)^T / (k*^T C^-1 k*). For many the paper has no formula; edits one after the other at one
-layer disturb those before (the last is exact, the first is not), so all are solved for together: this is the limit
-of MEMIT's closed form (Meng et al. 2023) in which no weight is put on what was known; `softness` takes it out of the
-limit. Keys do not depend on the matrix that is edited, so neither way has to measure them anew.
+is the least change, in the norm that C gives, after which the layer puts out v* for k*. Many prompts are edited one
+after the other, each on the matrix that the edits before it left: the last is met exactly, the first no more than the
+others' keys let it. Keys do not depend on the matrix that is edited, and values are all searched on the unedited model,
+so that they are searched together, and the edits of fewer prompts are the first of those of more.
+
+`softness` solves for all prompts at once instead: at 0 all values are met exactly, by the least change that does so;
+above, it is MEMIT's closed form (Meng et al. 2023) at one layer. Keys of prompts about one subject are nearly the same,
+and to meet two values there takes a change that breaks the model, so it is not the default.
 
 The matrix is changed and the bias is not. The token is the last of the subject, as in the trace; in a prompt without a
 subject it is the prompt's last.
@@ -37,6 +39,8 @@ from tl_toxmem.tokens import align
 
 _STRENGTHS = (1.0, 4.0, 16.0)
 _BATCH_TOKENS = 2048
+_CONDITION = 1e10
+"""Beyond it, values that are met are met by rounding: keys are float32."""
 
 
 def rome(
@@ -81,9 +85,10 @@ def rome(
     laws = {}
     for strength, count in zip(strengths, counts, strict=True):
         some = found.first(count)
-        U = least_change(some.keys, covariance, softness=cfg.rome.softness)
-        update = {layer: (U, some.values - some.outputs)}
-        laws[strength] = Deletion.low_rank(update, n_layers=model.n_layers)
+        update = rank_ones(
+            some.keys, some.values - some.outputs, covariance, softness=cfg.rome.softness
+        )
+        laws[strength] = Deletion.low_rank({layer: update}, n_layers=model.n_layers)
     return laws
 
 
@@ -99,21 +104,24 @@ def other_layer(n_layers: int, traced: int, *, seed: int) -> int:
     return random.Random(seed).choice(early)
 
 
-def least_change(
+def rank_ones(
     keys: Float[Tensor, "edit d_mlp"],
+    residuals: Float[Tensor, "edit d_model"],
     covariance: Float[Tensor, "d_mlp d_mlp"],
     *,
-    softness: float = 0.0,
-) -> Float[Tensor, "d_mlp edit"]:
-    """U, so that W + U R puts out R more for the keys and changes as little else as can be.
+    softness: float | None = None,
+) -> tuple[Float[Tensor, "d_mlp edit"], Float[Tensor, "edit d_model"]]:
+    """U and V, so that W + U V puts out so much more for the keys and changes little else.
 
     Args:
-        keys: float64.
+        keys: k*, float64.
+        residuals: v* - W k* - b of the unedited matrix, float64.
         covariance: of keys on ordinary text, float64.
-        softness: weight of what was known, in means of the diagonal of K C^-1 K^T; 0: R exactly.
+        softness: None: one edit after the other; else all at once, with this weight of what was known, in means of
+            k*^T C^-1 k*.
 
     Raises:
-        ToxmemError: a covariance that is singular, or keys that are not independent.
+        ToxmemError: a covariance that is singular; all at once at 0, keys that depend on each other.
     """
     factor, singular = torch.linalg.cholesky_ex(covariance)
     if singular:
@@ -122,15 +130,19 @@ def least_change(
             "more neutral text or set compare.comparators.rome.ridge above 0"
         )
     toward = torch.cholesky_solve(keys.T, factor)
-    overlap = keys @ toward
-    overlap = overlap + softness * overlap.diagonal().mean() * torch.eye(len(keys)).to(overlap)
-    factor, singular = torch.linalg.cholesky_ex(overlap)
-    if singular:
+    own = (keys * toward.T).sum(1)
+    U = toward / own
+    overlap = keys @ U  # what each edit, of residual 1, does at each key: 1 at its own
+    if softness is None:  # residuals less what the edits before have done
+        V = torch.linalg.solve_triangular(overlap, residuals, upper=False)
+        return U, V
+    overlap = overlap + softness * own.mean() * (1 / own).diag()
+    if float(torch.linalg.cond(overlap)) > _CONDITION:
         raise ToxmemError(
             "rome: two prompts have the same key, and one output cannot have two values: remove one of the prompts, "
             "or set compare.comparators.rome.softness above 0"
         )
-    return torch.cholesky_solve(toward.T, factor).T
+    return U, torch.linalg.solve(overlap, residuals)
 
 
 class _Seen(Exception):  # noqa: N818 - no error: the layers above are not needed

@@ -28,6 +28,7 @@ from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import HookFn, LensModel
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import in_batches, track
+from tl_toxmem.sites import Site
 from tl_toxmem.tokens import PromptTokens, target_log_prob
 
 _BEST_TOKENS = 2048
@@ -135,7 +136,7 @@ class _Search:
 
             return hook
 
-        sites = ("resid_post", "mlp_post", "mlp_out")
+        sites: tuple[Site, ...] = ("resid_post", "mlp_post", "mlp_out")
         with torch.no_grad(), model.hooks([(site, layer, see(site)) for site in sites]):
             logits, self.past = model.host.forward_cached(tokens, self.mask, self.keep)
         self.leaving = seen["resid_post"]

@@ -30,8 +30,8 @@ class RomeConfig(Config):
     """Neutral tokens, at most, that the covariance of the keys is made from (published: 100,000 texts)."""
     ridge: float = Field(1e-3, ge=0)
     """Added to the covariance's diagonal, in means of it; at 0, text of as many tokens as neurons is needed."""
-    softness: float = Field(0.0, ge=0)
-    """Joint edits: 0 for values that are met exactly (ROME); above, in the manner of MEMIT's closed form."""
+    softness: float | None = Field(None, ge=0)
+    """None: one edit after the other; else all at once, exactly at 0 and by MEMIT's closed form above."""
 
 
 class ProfsConfig(Config):
