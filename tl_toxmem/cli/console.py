@@ -73,7 +73,9 @@ def summary(folder: "RunFolder", until: str) -> None:
     if folder.is_done("evaluate"):
         from tl_toxmem.evaluation import Evaluation
 
-        _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+        evaluation = Evaluation.load(folder.artefact("evaluate"))
+        for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
+            _print_table(console, evaluation, scorer)
     if until == "trace":
         from tl_toxmem.trace import Trace
 
@@ -89,7 +91,7 @@ def summary(folder: "RunFolder", until: str) -> None:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
-def _print_table(console: Any, evaluation: "Evaluation") -> None:
+def _print_table(console: Any, evaluation: "Evaluation", scorer: str) -> None:
     """Before, after and controls; the two least measures are left out where there is no room."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -100,17 +102,16 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("edit", "n", *(_COLUMNS[m] for m in shown)):
         table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
-    for row in evaluation.rows:
+    for row in (row for row in evaluation.rows if row.scorer == scorer):
         cells = [_cell(m, getattr(row, m)) for m in shown]
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
-        if row.scorer != evaluation.rows[0].scorer:
-            name += f"\nby {row.scorer}"
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol
     console.print(
         f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
-        f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
+        f"{scorer}, seed {p['seed']}; 95 % intervals clustered by prompt",
+        soft_wrap=True,
     )
 
 
