@@ -64,7 +64,9 @@ def summary(folder: "RunFolder", until: str) -> None:
     if folder.is_done("evaluate"):
         from tl_toxmem.evaluation import Evaluation
 
-        _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+        evaluation = Evaluation.load(folder.artefact("evaluate"))
+        for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
+            _print_table(console, evaluation, scorer)
     if until in ("attribute", "select"):
         from tl_toxmem.cli.results import print_scores, print_selection
 
@@ -90,8 +92,8 @@ def summary(folder: "RunFolder", until: str) -> None:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
-def _print_table(console: Any, evaluation: "Evaluation") -> None:
-    """Before, after and controls; few measures where there is little room, the protocol's own always."""
+def _print_table(console: Any, evaluation: "Evaluation", scorer: str) -> None:
+    """Before, after and controls by one judge; few measures where there is little room, the protocol's own always."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -102,15 +104,13 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("edit", "n", *(m.short for m in columns)):
         table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
-    for row in evaluation.rows:
+    for row in (row for row in evaluation.rows if row.scorer == scorer):
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
         cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
-        if row.scorer != evaluation.rows[0].scorer:
-            name += f"\nby {row.scorer}"
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol
     console.print(
-        f"{p['n_prompts']} held-out prompts, scorer {evaluation.rows[0].scorer}, 95 % intervals clustered by prompt; "
-        f"{p['description']}"
+        f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}",
+        soft_wrap=True,
     )
