@@ -28,7 +28,7 @@ def sample_continuations(
         cfg: continuations per prompt, their length, sampling, batch size, seed.
         description: of the progress bar.
     """
-    rows = [list(item.tokens) for item in align(model, prompts) for _ in range(cfg.n_continuations)]
+    rows = [list(item.asked) for item in align(model, prompts) for _ in range(cfg.n_continuations)]
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p)
     texts: list[str] = []
     for batch in in_batches(rows, cfg.batch_size, description):

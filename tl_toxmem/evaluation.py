@@ -245,7 +245,7 @@ def _perplexity(nll: Any, tokens: Any, *, seed: int) -> Estimate:
 def _prompt_losses(model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig) -> tuple[Any, Any]:
     """Per prompt: negative log-likelihood of its own tokens in nats, and how many were predicted."""
     nll, n = [], []
-    rows = [list(item.tokens) for item in align(model, prompts) if len(item.tokens) > 1]
+    rows = [list(item.asked) for item in align(model, prompts) if len(item.asked) > 1]
     if not rows:
         raise ToxmemError("no prompt has two tokens, so none has a perplexity")
     most = tokens_for_logits(model)

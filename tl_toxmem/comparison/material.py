@@ -67,7 +67,7 @@ def benign_alternatives(
     A sampled one is cut to as many words as the target has, at least three.
     """
     found = {p.id: p.neutral_target for p in prompts if p.neutral_target is not None}
-    without = PromptSet.of(p for p in prompts if p.id not in found)
+    without = PromptSet.of(p.from_start() for p in prompts if p.id not in found)
     if not len(without):
         return found
     texts = sample_continuations(model, without, cfg=protocol, description="alternatives")

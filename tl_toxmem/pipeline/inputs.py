@@ -125,7 +125,7 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
     _check_attribution(cfg, inputs)
     among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
-    longest = max(len(item.tokens) for item in align(model, inputs.prompts))
+    longest = max(len(item.asked) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
         ("export", cfg.export.max_new_tokens),
