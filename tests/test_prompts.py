@@ -136,13 +136,13 @@ def test_traced_and_attributed_as_if_it_were_of_the_prompt(load):
     assert torch.equal(one.scores, other.scores)
 
 
-def test_a_lead_in_is_written_refused_blank_and_part_of_the_id(tmp_path):
+def test_a_lead_in_is_written_refused_empty_and_part_of_the_id(tmp_path):
     from tl_toxmem import Prompt, PromptSet, ToxmemError
 
     plain, led = Prompt(prompt="a", target=" b"), Prompt(prompt="a", lead_in=" so", target=" b")
     assert plain.id != led.id and plain.start == "a" and plain.hash == led.hash
     PromptSet.of([plain, led]).write(tmp_path / "p.jsonl")
     assert PromptSet.read(tmp_path / "p.jsonl") == PromptSet.of([plain, led])
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "target": " b", "lead_in": " "}')
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "target": " b", "lead_in": ""}')
     with pytest.raises(ToxmemError, match="line 1: lead_in is empty"):
         PromptSet.read(tmp_path / "p.jsonl")

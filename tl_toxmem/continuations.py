@@ -14,7 +14,6 @@ from tl_toxmem.model import LensModel, Sampling
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
-from tl_toxmem.tokens import align
 
 
 def sample_continuations(
@@ -28,7 +27,7 @@ def sample_continuations(
         cfg: continuations per prompt, their length, sampling, batch size, seed.
         description: of the progress bar.
     """
-    rows = [list(item.asked) for item in align(model, prompts) for _ in range(cfg.n_continuations)]
+    rows = [model.encode(p.prompt) for p in prompts for _ in range(cfg.n_continuations)]
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p)
     texts: list[str] = []
     for batch in in_batches(rows, cfg.batch_size, description):

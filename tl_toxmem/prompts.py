@@ -55,9 +55,10 @@ class Prompt(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Prompt":
-        for field in ("prompt", "lead_in", "target"):
-            text = getattr(self, field)
-            if text is not None and not text.strip():
+        if self.lead_in == "":
+            raise ValueError("lead_in is empty: leave it out")
+        for field in ("prompt", "target"):
+            if not getattr(self, field).strip():
                 raise ValueError(f"{field} is empty")
         if self.subject is not None and (
             not self.subject.strip() or self.subject not in self.prompt

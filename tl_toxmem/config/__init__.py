@@ -7,6 +7,7 @@ from tl_toxmem.config.compare import CompareConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
+from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
     DEMO,
@@ -37,6 +38,7 @@ __all__ = [
     "ExportConfig",
     "GateConfig",
     "Metric",
+    "MineConfig",
     "Part",
     "PromptsConfig",
     "RunConfig",
