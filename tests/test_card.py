@@ -58,6 +58,7 @@ def row(edit, rate, perplexity, *, scorer="profanity", benign=True):
         expected_max_toxicity=e(0.5, 120),
         prompt_perplexity=e(7.0, 120),
         neutral_perplexity=Estimate(perplexity, None, None, 1),
+        neutral_perplexity_ratio=Estimate(perplexity / 2.768, None, None, 1),
         kl_neutral=e(0.02, 40),
         benign_kept=e(0.99, 88) if benign else None,
         scorer=scorer,
@@ -77,6 +78,10 @@ PROTOCOL = {
     "neutral_documents": 40,
     "neutral_tokens": 2000,
     "scored_text": "continuation only",
+    "neutral_windows": "windows of 1024 tokens every 512, detokenised: none",
+    "headline": "toxicity_rate",
+    "description": "protocol ours: 5 sampled continuations of at most 20 tokens "
+    "(temperature 1, top-p 0.9, top-k off), seed 3",
     "intervals": "95 % percentile bootstrap",
 }
 

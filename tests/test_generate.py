@@ -55,3 +55,80 @@ def test_generating_leaves_the_weights_where_they_were(load, host):
         model.generate(tokens, mask, max_new_tokens=2)
     assert [p.data_ptr() for p in model.host.raw.parameters()] == places
     assert [p.stride() for p in model.host.raw.parameters()] == strides
+
+
+TEXTS = ("Bob is a", "x", "the town of Ulm", "what now")
+
+
+def _ways(arch):
+    from tl_toxmem.model import Sampling
+
+    return {
+        "greedy": None,
+        "sampled": Sampling(),
+        "filtered": Sampling(temperature=0.8, top_k=40, top_p=0.9),
+        "nucleus": Sampling(top_p=0.9),
+        "top_k": Sampling(top_k=30),
+    }
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("way", ["greedy", "sampled", "filtered", "nucleus", "top_k"])
+def test_in_a_batch_as_one_by_one(load, host, arch, way):
+    """Left-padded rows, several continuations of a prompt from one run of it, rows that end early and leave."""
+    model = load(host, torch.float64, arch=arch)
+    model.eos_ids = tuple(range(60, 110))  # so that rows end at different times
+    rows, sampling = [model.encode(text) for text in TEXTS], _ways(arch)[way]
+    tokens, mask = model.pad(rows)
+    seeds = torch.arange(12) * 7919
+    how = {"max_new_tokens": 9, "sampling": sampling}
+    made = model.generate(tokens, mask, seeds=seeds, copies=3, **how)
+    for i in range(12):
+        alone = model.generate(*model.pad([rows[i // 3]]), seeds=seeds[i : i + 1], **how)
+        new = alone[0, len(rows[i // 3]) :]
+        row = made[i, tokens.shape[1] :]
+        assert torch.equal(row[: len(new)], new)
+        assert bool((row[len(new) :] == model.pad_id).all())
+    assert torch.equal(made[:, : tokens.shape[1]], tokens.repeat_interleave(3, 0))
+
+
+def test_rows_draw_tokens_as_often_as_they_are_likely():
+    """Chi-square of 20,000 rows against the filtered distribution."""
+    from scipy.stats import chisquare
+
+    from tl_toxmem.model.generate import Draws, Sampling, _draw, _outside_nucleus
+
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(1, 60)
+    n = 20_000
+    for sampling in (Sampling(), Sampling(top_p=0.8), Sampling(top_k=10), Sampling(0.7, 20, 0.9)):
+        scaled = logits / sampling.temperature
+        if sampling.top_k:
+            low = scaled.topk(sampling.top_k).values[:, -1:]
+            scaled = scaled.masked_fill(scaled < low, -torch.inf)
+        if sampling.top_p < 1:
+            scaled = scaled.masked_fill(_outside_nucleus(scaled, sampling.top_p), -torch.inf)
+        expected = scaled.softmax(-1)[0].double()
+        draws = Draws(seeds=torch.arange(n))
+        token = _draw(logits.expand(n, -1), sampling, draws, torch.arange(n), 4)
+        seen = torch.bincount(token, minlength=60).double()
+        kept = expected > 0
+        assert not bool(seen[~kept].any())
+        assert chisquare(seen[kept], expected[kept] / expected[kept].sum() * n).pvalue > 1e-3
+
+
+def test_a_seed_is_the_same_luck_for_another_model():
+    """Two nearly equal distributions draw nearly always the same token, and two steps independent ones."""
+    from tl_toxmem.model.generate import Draws, Sampling, _draw
+
+    torch.manual_seed(0)
+    logits, n = torch.randn(1, 500), 4000
+    near = logits + 0.02 * torch.randn(1, 500)
+    rows, draws = torch.arange(n), Draws(seeds=torch.arange(n))
+    first, second, later = (
+        _draw(x.expand(n, -1), Sampling(), draws, rows, step)
+        for x, step in ((logits, 0), (near, 0), (logits, 1))
+    )
+    apart = 0.5 * float((logits.softmax(-1) - near.softmax(-1)).abs().sum())
+    assert float((first != second).float().mean()) < 3 * apart  # 2 is the bound in expectation
+    assert float((first == later).float().mean()) < 0.02

@@ -15,27 +15,9 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tl_toxmem.base_card import base_facts, inert
 from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.evaluation import BASE, Evaluation
+from tl_toxmem.evaluation import BASE, EDITS, Evaluation, measured
 from tl_toxmem.model import LensModel
-from tl_toxmem.stats import Estimate
 
-_EDITS = {
-    BASE: "base",
-    "deletion": "**deletion**",
-    "random_neurons": "random neurons, same layers",
-    "random_early_layers": "random neurons, early layers",
-    "random_anywhere": "random neurons, all layers",
-    "decoy": "found on benign prompts",
-}
-_MEASURES = {
-    "toxicity_rate": "toxic continuations",
-    "expected_max_toxicity": "expected max. toxicity",
-    "neutral_perplexity": "neutral perplexity",
-    "kl_neutral": "KL on neutral text (nats)",
-    "prompt_perplexity": "prompt perplexity",
-    "benign_kept": "benign answers kept",
-}
-_SHARES = ("toxicity_rate", "benign_kept")
 _LOADING = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -181,40 +163,29 @@ def _results(evaluation: Evaluation) -> Iterator[EvalResult]:
 
 
 def _table(evaluation: Evaluation) -> str:
-    rows = evaluation.rows
-    shown = [m for m in _MEASURES if any(getattr(row, m) is not None for row in rows)]
+    rows, columns = evaluation.rows, measured(evaluation.rows)
     heads = ["edit", "neurons"]
-    for measure in shown:
-        n = next(e.n for e in (getattr(row, measure) for row in rows) if e is not None)
-        heads.append(f"{_MEASURES[measure]}, n = {n}")
+    for m in columns:
+        n = next(e.n for e in (getattr(row, m.name) for row in rows) if e is not None)
+        heads.append(f"{m.label}{f' ({m.unit})' if m.unit else ''}, n = {n}")
     lines = [[*heads, "scorer"], ["---"] * (len(heads) + 1)]
     for row in rows:
-        edit = _EDITS.get(row.edit, inert(row.edit.replace("_", " ")))
-        cells = [_cell(getattr(row, m), share=m in _SHARES) for m in shown]
-        lines.append([edit, str(row.n_neurons), *cells, inert(row.scorer)])
+        edit = EDITS.get(row.edit, inert(row.edit.replace("_", " ")))
+        cells = [_cell(*m.cell(getattr(row, m.name))) for m in columns]
+        name = f"**{edit}**" if row.edit == "deletion" else edit
+        lines.append([name, str(row.n_neurons), *cells, inert(row.scorer)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(estimate: Estimate | None, *, share: bool) -> str:
-    if estimate is None:
-        return ""
-
-    def text(value: float) -> str:
-        return f"{100 * value:.1f}" if share else f"{value:.4g}"
-
-    cell = text(estimate.value) + (" %" if share else "")
-    if estimate.low is None or estimate.high is None:
-        return cell
-    return f"{cell} ({text(estimate.low)} to {text(estimate.high)})"
+def _cell(value: str, interval: str) -> str:
+    return f"{value} ({interval})" if interval else value
 
 
 def _protocol(evaluation: Evaluation) -> str:
     p = evaluation.protocol
     return (
-        f"{p['n_prompts']} held-out prompts, {p['n_continuations']} sampled continuations of at most "
-        f"{p['max_new_tokens']} tokens each (temperature {p['temperature']}, top-p {p['top_p']}, top-k "
-        f"{p['top_k'] or 'off'}, seed {p['seed']}); scored: {p['scored_text']}, toxic from {p['threshold']}. Neutral "
-        f"text: {p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens. In brackets: "
-        f"{p['intervals']}; n counts prompts, for neutral text documents, for benign answers the prompts that the base "
-        "answers right."
+        f"{p['n_prompts']} held-out prompts; {p['description']}; scored: {p['scored_text']}. Neutral text: "
+        f"{p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens, {p['neutral_windows']}. In "
+        f"brackets: {p['intervals']}; n counts prompts, for neutral text documents, for benign answers the prompts "
+        "that the base answers right."
     )

@@ -1,10 +1,12 @@
-"""Sampled continuations of prompts, and how many of them a judge calls toxic.
+"""Continuations of prompts, and how toxic a judge calls them.
 
 One protocol for choosing on the find split and for reporting on the report split: the same sampling, the same
-judge, the same threshold. Random numbers depend on the seed and the prompt's place only, so every edit of a model
-draws the same ones.
+judge, the same threshold. Random numbers depend on the seed, on the prompt's place (or on a number that is given for it)
+and on the sample's, so every edit of a model draws the same ones, whatever else is in a batch.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,33 +17,84 @@ from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 
+_STREAM = 1_000_003
 
-def sample_continuations(
-    model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig, description: str = "generate"
-) -> list[list[str]]:
-    """What the model goes on with: `[prompt][sample]` texts without the prompt, hooks active.
+
+@dataclass(frozen=True)
+class Continuations:
+    """What a model went on with.
+
+    Attributes:
+        prompts: [prompt] tokens that were continued.
+        tokens: [prompt][sample] tokens that it said, up to the end of the text, which is not among them.
+        texts: [prompt][sample] the same as texts.
+    """
+
+    prompts: list[list[int]]
+    tokens: list[list[list[int]]]
+    texts: list[list[str]]
+
+
+def continue_prompts(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: EvaluateConfig,
+    description: str = "generate",
+    streams: Sequence[int] | None = None,
+) -> Continuations:
+    """What the model goes on with, hooks active.
 
     Args:
         model: any host.
         prompts: their texts are continued; targets are not used.
         cfg: continuations per prompt, their length, sampling, batch size, seed.
         description: of the progress bar.
+        streams: a number for each prompt, which its random numbers depend on; default: its place in the set.
     """
-    rows = [model.encode(p.prompt) for p in prompts for _ in range(cfg.n_continuations)]
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p)
-    texts: list[str] = []
-    for batch in in_batches(rows, cfg.batch_size, description):
-        tokens, mask = model.pad(batch)
-        # Seeded anew for each batch: one edit may end a batch earlier than another and draw fewer numbers.
-        key = cfg.seed * 1_000_003 + len(texts)
-        generator = torch.Generator(device=model.device).manual_seed(key)
+    cut = cfg.max_prompt_tokens or model.n_ctx
+    rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
+    n = 1 if cfg.greedy else cfg.n_continuations
+    sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
+    keys = range(len(rows)) if streams is None else streams
+    tokens: list[list[list[int]]] = []
+    for batch in in_batches(rows, max(1, cfg.batch_size // n), description):
+        padded, mask = model.pad(batch)
+        places = keys[len(tokens) : len(tokens) + len(batch)]
+        seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
         longer = model.generate(
-            tokens, mask, max_new_tokens=cfg.max_new_tokens, sampling=sampling, generator=generator
+            padded,
+            mask,
+            max_new_tokens=cfg.max_new_tokens,
+            sampling=sampling,
+            seeds=torch.tensor(seeds, device=padded.device),
+            copies=n,
         )
-        new = longer[:, tokens.shape[1] :]
-        texts += [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in new]
-    n = cfg.n_continuations
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
+        new = [_until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
+        tokens += [new[i : i + n] for i in range(0, len(new), n)]
+    texts = [
+        [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
+        for own in tokens
+    ]
+    return Continuations(rows, tokens, texts)
+
+
+def _until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:
+    at = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return row[:at]
+
+
+def sample_continuations(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: EvaluateConfig,
+    description: str = "generate",
+    streams: Sequence[int] | None = None,
+) -> list[list[str]]:
+    """The texts of `continue_prompts`: `[prompt][sample]`, without the prompt."""
+    said = continue_prompts(model, prompts, cfg=cfg, description=description, streams=streams)
+    return said.texts
 
 
 def score_continuations(scorer: ToxicityScorer, texts: list[list[str]]) -> Any:

@@ -16,11 +16,11 @@ from tl_toxmem.cards import NeuronCard
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.evaluation import Evaluation, Example
+from tl_toxmem.evaluation import EDITS, MEASURES, Evaluation, Example, measured
 from tl_toxmem.files import read_json, write_bytes
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.plots import EDITS, NAMES, plot_evaluation, plot_k_curve, plot_scores
+from tl_toxmem.plots import NAMES, plot_evaluation, plot_k_curve, plot_scores
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import Joint, KPoint
 from tl_toxmem.stats import Estimate
@@ -36,14 +36,6 @@ _CONTENTS = (
     ("certificate", "Certificate"),
     ("provenance", "Provenance"),
 )
-_MEASURES = {
-    "toxicity_rate": "toxic continuations",
-    "expected_max_toxicity": "expected max. toxicity",
-    "neutral_perplexity": "neutral perplexity",
-    "prompt_perplexity": "prompt perplexity",
-    "kl_neutral": "KL on neutral text (nats)",
-    "benign_kept": "benign answers kept",
-}
 _RANKINGS = {
     "cost_aware": " per cost on neutral text",
     "top": "",
@@ -51,7 +43,6 @@ _RANKINGS = {
     "shared": " shared by enough prompts",
     "greedy": " per cost, then by measured joint effect in rounds",
 }
-_SHARES = ("toxicity_rate", "benign_kept")
 _N_NEURONS = 30
 
 
@@ -147,20 +138,23 @@ def _div(figure: go.Figure, *, library: bool = False) -> str:
 def _answer(chosen: NeuronSet, evaluation: Evaluation) -> str:
     base, after = evaluation.row("none"), evaluation.row("deletion")
     control = evaluation.row("random_neurons")
-    layers = ", ".join(str(layer) for layer in chosen.by_layer())
-    rise = after.neutral_perplexity.value / base.neutral_perplexity.value - 1
+    layers, rate = (
+        ", ".join(str(layer) for layer in chosen.by_layer()),
+        MEASURES["toxicity_rate"].text,
+    )
+    rise = after.neutral_perplexity_ratio.value - 1
     separate = _below(after.toxicity_rate, base.toxicity_rate)
     verb = "brings" if separate else "does not clearly change"
     between = (
-        f"from {_text(base.toxicity_rate, share=True)} to {_text(after.toxicity_rate, share=True)}"
+        f"from {rate(base.toxicity_rate.value)} to {rate(after.toxicity_rate.value)}"
         if separate
-        else f"({_text(base.toxicity_rate, share=True)} before, {_text(after.toxicity_rate, share=True)} after)"
+        else f"({rate(base.toxicity_rate.value)} before, {rate(after.toxicity_rate.value)} after)"
     )
     return (
         f"Deleting {len(chosen)} of {chosen.n_layers * chosen.d_mlp:,} MLP neurons (layers {layers}) {verb} the toxic "
         f"continuations of {base.toxicity_rate.n} held-out prompts {between}, while neutral perplexity goes "
         f"from {base.neutral_perplexity.value:.3f} to {after.neutral_perplexity.value:.3f} ({rise:+.2%}). As many "
-        f"random neurons of the same layers leave {_text(control.toxicity_rate, share=True)}."
+        f"random neurons of the same layers leave {rate(control.toxicity_rate.value)}."
     )
 
 
@@ -170,39 +164,30 @@ def _below(after: Estimate, before: Estimate) -> bool:
     return after.high < before.low
 
 
-def _text(estimate: Estimate, *, share: bool) -> str:
-    return f"{estimate.value:.1%}" if share else f"{estimate.value:.3f}"
-
-
-def _cell(name: str, estimate: Estimate | None) -> dict[str, str]:
-    if estimate is None:
-        return {"value": "", "interval": ""}
-    share = name in _SHARES
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        low, high = (f"{v:.1%}" if share else f"{v:.3f}" for v in (estimate.low, estimate.high))
-        interval = f"{low} to {high}, n = {estimate.n}"
-    return {"value": _text(estimate, share=share), "interval": interval}
-
-
 def _edits(evaluation: Evaluation) -> dict[str, Any]:
-    measures = [m for m in _MEASURES if any(getattr(r, m) is not None for r in evaluation.rows)]
+    columns = measured(evaluation.rows)
     rows = []
     for row in evaluation.rows:
-        name = EDITS.get(row.edit, row.edit.replace("_", " ")).replace("<br>", " ")
-        first = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
-        rows.append(first + [_cell(m, getattr(row, m)) for m in measures])
-    return {"head": ["edit", "neurons", *(_MEASURES[m] for m in measures)], "rows": rows}
+        name = EDITS.get(row.edit, row.edit.replace("_", " "))
+        cells = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
+        for measure in columns:
+            estimate = getattr(row, measure.name)
+            value, interval = measure.cell(estimate)
+            n = f"{interval}, n = {estimate.n}" if interval else ""
+            cells.append({"value": value, "interval": n})
+        rows.append(cells)
+    heads = [f"{m.label} ({m.unit})" if m.unit else m.label for m in columns]
+    return {"head": ["edit", "neurons", *heads], "rows": rows}
 
 
 def _protocol(evaluation: Evaluation) -> str:
     p = evaluation.protocol
     sentences = (
-        f"{p['n_prompts']} held-out prompts, {p['n_continuations']} sampled continuations each (at most "
-        f"{p['max_new_tokens']} tokens, temperature {p['temperature']}, top-p {p['top_p']}, "
-        f"top-k {p['top_k'] or 'off'}, seed {p['seed']})",
-        f"scored: {p['scored_text']}, toxic from {p['threshold']}",
-        f"neutral text: {p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens",
+        f"{p['n_prompts']} held-out prompts",
+        p["description"],
+        f"scored: {p['scored_text']}",
+        f"neutral text: {p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens, "
+        f"{p['neutral_windows']}",
         f"intervals: {p['intervals']}",
         f"an observed rate of 0 still allows up to about {3 / p['n_prompts']:.1%} at 95 %",
     )

@@ -12,16 +12,7 @@ if TYPE_CHECKING:
     from tl_toxmem.evaluation import Evaluation
     from tl_toxmem.store import RunFolder
 
-_SHARES = ("toxicity_rate", "benign_kept")
-_COLUMNS = {
-    "toxicity_rate": "toxic",
-    "expected_max_toxicity": "max tox.",
-    "neutral_perplexity": "neutral ppl",
-    "benign_kept": "benign kept",
-    "prompt_perplexity": "prompt ppl",
-    "kl_neutral": "KL neutral",
-}
-_ROOMY = 104  # columns of a terminal that the whole table fits into
+_ROOMY = 104  # columns of a terminal that all of these fit into
 
 
 @contextmanager
@@ -90,36 +81,24 @@ def summary(folder: "RunFolder", until: str) -> None:
 
 
 def _print_table(console: Any, evaluation: "Evaluation") -> None:
-    """Before, after and controls; the two least measures are left out where there is no room."""
+    """Before, after and controls; few measures where there is little room, the protocol's own always."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = [m for m in _COLUMNS if any(getattr(row, m) is not None for row in evaluation.rows)]
-    if console.width < _ROOMY:
-        shown = [m for m in shown if m not in ("prompt_perplexity", "kl_neutral")]
+    from tl_toxmem.evaluation import MAIN, measured
+
+    among = (*MAIN, "prompt_perplexity", "kl_neutral") if console.width >= _ROOMY else MAIN
+    columns = measured(evaluation.rows, dict.fromkeys((evaluation.protocol["headline"], *among)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("edit", "n", *(_COLUMNS[m] for m in shown)):
+    for name in ("edit", "n", *(m.short for m in columns)):
         table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
     for row in evaluation.rows:
-        cells = [_cell(m, getattr(row, m)) for m in shown]
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
+        cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol
     console.print(
-        f"{p['n_prompts']} held-out prompts x {p['n_continuations']} samples, scorer "
-        f"{evaluation.rows[0].scorer}, seed {p['seed']}; 95 % intervals clustered by prompt"
+        f"{p['n_prompts']} held-out prompts, scorer {evaluation.rows[0].scorer}, 95 % intervals clustered by prompt; "
+        f"{p['description']}"
     )
-
-
-def _cell(measure: str, estimate: Any) -> str:
-    if estimate is None:
-        return ""
-
-    share = measure in _SHARES
-
-    def text(value: float) -> str:
-        return f"{100 * value:.1f}" if share else f"{value:.3f}"
-
-    low = "" if estimate.low is None else f"\n{text(estimate.low)}-{text(estimate.high)}"
-    return text(estimate.value) + ("%" if share else "") + low

@@ -11,7 +11,7 @@ from tl_toxmem.comparison.regression import TraceRegression, trace_regression
 from tl_toxmem.config import CompareConfig, EvaluateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.evaluation import BASE, Evaluation, evaluate
+from tl_toxmem.evaluation import BASE, Baseline, Evaluation, evaluate, measure_base
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
@@ -77,10 +77,13 @@ def compare(
         resume: a folder where each method's result is kept until all are there.
 
     Raises:
-        ToxmemError: an unknown method, or one that lacks its data; see also `evaluate`.
+        ToxmemError: an unknown method, one that lacks its data, or a scorer that calls nothing of base toxic; see also
+            `evaluate`.
     """
     cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
     chosen = check_methods(cfg, {})
+    protocol = protocol.model_copy(update={"measures": cfg.measures})
+    baseline: Baseline | None = None
     entries: list[Entry] = []
     parts: list[Evaluation] = []
     if deletion is not None:
@@ -100,14 +103,45 @@ def compare(
         if name != OURS:
             made = METHODS[name].make(model, material, strengths=strengths, cfg=cfg.comparators)
             laws = {_edit(name, strength): law for strength, law in made.items()}
+        if baseline is None:
+            baseline = _base(model, prompts, scorers, neutral, protocol)
         part = evaluate(
-            model, prompts, scorers=scorers, deletions=laws, neutral=neutral, cfg=protocol
+            model,
+            prompts,
+            scorers=scorers,
+            deletions=laws,
+            neutral=neutral,
+            cfg=protocol,
+            baseline=baseline,
         )
         if kept is not None:
             kept.parent.mkdir(exist_ok=True)
             part.save(kept)
         parts.append(part)
     return Comparison(_joined(parts), tuple(entries), _regression(model, material, trace, cfg))
+
+
+def _base(
+    model: LensModel,
+    prompts: PromptSet,
+    scorers: Sequence[ToxicityScorer],
+    neutral: Sequence[str],
+    protocol: EvaluateConfig,
+) -> Baseline:
+    """Base, measured once for all methods.
+
+    Raises:
+        ToxmemError: a scorer calls nothing of base toxic.
+    """
+    baseline = measure_base(model, prompts, scorers=scorers, neutral=neutral, cfg=protocol)
+    for name, scores in baseline.found.scores.items():
+        if not (scores >= protocol.threshold).any():
+            raise ToxmemError(
+                f"{name} calls no continuation of the {len(prompts)} report prompts toxic, so there is nothing to "
+                "compare: give prompts that the model continues toxically, another scorer, or a lower "
+                "evaluate.threshold"
+            )
+    return baseline
 
 
 def _edit(name: str, strength: float) -> str:

@@ -4,7 +4,14 @@ from tl_toxmem.config.attribute import AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.config.compare import CompareConfig
-from tl_toxmem.config.evaluate import EvaluateConfig
+from tl_toxmem.config.evaluate import (
+    ALL_MEASURES,
+    COSTLY,
+    PRESETS,
+    EvaluateConfig,
+    MeasureName,
+    Protocol,
+)
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
 from tl_toxmem.config.mine import MineConfig
@@ -24,9 +31,12 @@ from tl_toxmem.config.select import DeleteConfig, Part, SelectConfig
 from tl_toxmem.config.trace import Corruption, Metric, Screen, Severed, TraceConfig
 
 __all__ = [
+    "ALL_MEASURES",
+    "COSTLY",
     "DEMO",
     "FORMAT_VERSION",
     "PLACES",
+    "PRESETS",
     "STAGES",
     "AttributeConfig",
     "Attribution",
@@ -37,9 +47,11 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "GateConfig",
+    "MeasureName",
     "Metric",
     "MineConfig",
     "Part",
+    "Protocol",
     "PromptsConfig",
     "RunConfig",
     "Screen",

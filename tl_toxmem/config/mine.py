@@ -21,7 +21,8 @@ class MineConfig(Config):
     """Length of a continuation in tokens; this and how tokens are drawn is as in the evaluation."""
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(0.9, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
+    top_k: int = Field(0, ge=0)
+    """0: any token."""
     min_tokens: int = Field(2, ge=1)
     """Candidates of fewer tokens are dropped."""
     max_tokens: int = Field(64, ge=1)
@@ -42,7 +43,7 @@ class MineConfig(Config):
     """Most rows that are generated at once."""
     seed: int = 0
 
-    def sampling(self, seed: int) -> EvaluateConfig:
+    def sampling(self) -> EvaluateConfig:
         """How continuations are sampled, in the evaluation's terms."""
         return EvaluateConfig(
             n_continuations=self.samples,
@@ -52,5 +53,5 @@ class MineConfig(Config):
             top_k=self.top_k,
             threshold=self.threshold,
             batch_size=self.batch_size,
-            seed=seed,
+            seed=self.seed,
         )

@@ -1,9 +1,9 @@
 """Asking judge and model: which candidates are innocuous, and what the model says after them.
 
-Samples are drawn as in the evaluation, by the same function, each prompt in a batch of its own that is seeded by its
-text. So they depend on no other prompt, on no order and on no padding, and the k rows of one prompt are already a batch
-of a good size. The seed is another than the evaluation's: prompts are chosen by their samples, and what is then
-reported on them has to be sampled afresh.
+Samples are drawn as in the evaluation, by the same function, with random numbers that depend on a prompt's text. So
+they depend on no order and (but for rounding) on no other prompt; texts of one length come together. The numbers are
+others than the evaluation's, with the same seed too: prompts are chosen by their samples, and what is then reported on
+them has to be sampled afresh.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tl_toxmem.prompts import Prompt, PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 
 _JUDGED_TOGETHER = 512
-_ASKED_TOGETHER = 8  # prompts whose samples are judged together, and kept as one part
+_ANY = "."
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def sample(
 ) -> list[Samples]:
     """`cfg.samples` continuations of each text with their scores."""
     missing = [text for text in dict.fromkeys(texts) if text not in parts]
+    missing.sort(key=lambda text: (len(model.encode(text)), text))
     with meter(description, len(missing)) as done:
-        for some in _some(missing, _ASKED_TOGETHER):
-            said: list[list[str]] = []
-            for text in some:
-                # A prompt has a target; sampling does not use it.
-                alone = PromptSet.of([Prompt(prompt=text, target=f" {text.split()[-1]}")])
-                said += sample_continuations(model, alone, cfg=cfg.sampling(_seed(text, cfg.seed)))
-                done(1)
+        for some in _some(missing, max(1, cfg.batch_size // cfg.samples)):
+            # A prompt has a target; sampling does not use it.
+            asked = PromptSet.of(Prompt(prompt=text, target=_ANY) for text in some)
+            streams = [_stream(text) for text in some]
+            said = sample_continuations(model, asked, cfg=cfg.sampling(), streams=streams)
+            done(len(some))
             scores = scorer.score([one for own in said for one in own]).tolist()
             k = cfg.samples
             parts.add(
@@ -100,9 +100,10 @@ def _until_end(row: list[int], model: LensModel) -> list[int]:
     return row[: ends[0]] if ends else row
 
 
-def _seed(text: str, seed: int) -> int:
-    key = hashlib.sha256(f"mine\x1f{seed}\x1f{text}".encode()).digest()
-    return int.from_bytes(key[:4], "little")
+def _stream(text: str) -> int:
+    """A number that no place of a prompt in an evaluation has."""
+    key = hashlib.sha256(f"mine\x1f{text}".encode()).digest()
+    return int.from_bytes(key[:5], "little") + 2**32
 
 
 def _some(texts: Sequence[str], n: int) -> Iterator[list[str]]:

@@ -151,6 +151,11 @@ class BridgeHost:
         )
         return logits[:, -1], cache
 
+    def take(self, cache: Any, rows: Int[Tensor, " row"]) -> Any:
+        """The cache of these rows, in this order, each as often as it is named."""
+        cache.batch_select_indices(rows)
+        return cache
+
     def _mask4(
         self, mask: Int[Tensor, "batch pos"], n_new: int
     ) -> Float[Tensor, "batch 1 new pos"]:

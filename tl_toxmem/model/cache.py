@@ -33,6 +33,14 @@ class _Room:
         self._room[:, :, old : self._n] = new
         return self._room[:, :, : self._n]
 
+    def take(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row head pos d_head"]:
+        """All so far of these rows only."""
+        assert self._room is not None
+        room = self._room.new_empty(len(rows), *self._room.shape[1:])
+        room[:, :, : self._n] = self._room[rows, :, : self._n]
+        self._room = room
+        return room[:, :, : self._n]
+
 
 class _HookedLayer:
     """One layer as HookedTransformer asks for it, [batch, pos, head, d_head]."""
@@ -47,6 +55,10 @@ class _HookedLayer:
         grown = [room.grown(x) for room, x in zip(self._rooms, new, strict=True)]
         self.past_keys, self.past_values = (x.transpose(1, 2) for x in grown)
         return self.past_keys, self.past_values
+
+    def take(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with these rows."""
+        self.past_keys, self.past_values = (room.take(rows).transpose(1, 2) for room in self._rooms)
 
 
 def _nothing(cfg: Any, batch: int) -> Float[Tensor, "batch zero head d_head"]:
@@ -64,6 +76,11 @@ class HookedCache:
 
     def __getitem__(self, layer: int) -> _HookedLayer:
         return self._layers[layer]
+
+    def take(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with these rows."""
+        for layer in self._layers:
+            layer.take(rows)
 
     def append_attention_mask(self, new: Tensor) -> Tensor:  # noqa: ARG002 - the whole is known
         """The mask of all tokens, those of this step included."""
@@ -89,6 +106,10 @@ class _BridgeLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             room.grown(x) for room, x in zip(self._rooms, (key_states, value_states), strict=True)
         )
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows."""
+        self.keys, self.values = (room.take(indices) for room in self._rooms)
 
 
 def bridge_cache() -> Cache:

@@ -1,7 +1,8 @@
-"""Our own decoding loop: left-padded batches, key-value cache, hooks active, an explicit generator.
+"""Our own decoding loop: left-padded batches, key-value cache, hooks active, an explicit source of random numbers.
 
 TransformerLens's `generate` ignores the mask or the cache in several cases and samples from the global
-generator; this one is token-identical to `generate` of the baked Hugging Face model.
+generator; this one is token-identical to `generate` of the baked Hugging Face model. A prompt that is continued several
+times is run once, and rows that have ended are run no longer.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from tl_toxmem.errors import ToxmemError
 
 _LIKELIEST = 2048
 _ROUNDING = 2e-6  # of float32's sums over a vocabulary
+_FEW = (
+    0.75  # of the rows: copying their keys and values then costs less than running the others along
+)
+_GOLDEN, _FIRST, _SECOND = (
+    constant - (1 << 64)  # as int64
+    for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,27 @@ class Sampling:
             )
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Where random numbers come from.
+
+    Attributes:
+        generator: one for the batch, used as transformers uses the global one.
+        seeds: [row] one for each row, in place of it: then a row's tokens depend on no other row, and two models that
+            are given the same seed differ only where their distributions do (as much noise for the same token).
+    """
+
+    generator: torch.Generator | None = None
+    seeds: Int[Tensor, " row"] | None = None
+
+
 @runtime_checkable
 class _Steps(Protocol):
     def step(
         self, new: Int[Tensor, "batch new"], mask: Int[Tensor, "batch pos"], cache: Any
     ) -> tuple[Float[Tensor, "batch d_vocab"], Any]: ...
+
+    def take(self, cache: Any, rows: Int[Tensor, " row"]) -> Any: ...
 
 
 def decode(
@@ -51,47 +75,103 @@ def decode(
     *,
     max_new_tokens: int,
     sampling: Sampling | None,
-    generator: torch.Generator | None,
+    draws: Draws,
+    copies: int,
     eos: tuple[int, ...],
     pad: int,
-) -> Int[Tensor, "batch longer"]:
+) -> Int[Tensor, "row longer"]:
     """Prompt and continuation; rows that have reached one of `eos` are filled with `pad`."""
-    done = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
     ends = torch.tensor(eos, dtype=torch.long, device=tokens.device)
-    sequence, new, cache = tokens, tokens, None
-    for _ in range(max_new_tokens):
-        logits, cache = host.step(new, mask, cache)
-        token = _draw(logits.float(), sampling, generator).masked_fill(done, pad)
-        new = token[:, None]
-        sequence = torch.cat([sequence, new], dim=1)
-        mask = torch.cat([mask, torch.ones_like(new)], dim=1)
+    logits, cache = host.step(tokens, mask, None)
+    live = torch.arange(tokens.shape[0], device=tokens.device).repeat_interleave(copies)
+    tokens, mask = tokens[live], mask[live]
+    if copies > 1:
+        logits, cache = logits[live], host.take(cache, live)
+    n_rows, n_prompt = tokens.shape
+    mask = torch.cat([mask, mask.new_ones(n_rows, max_new_tokens)], dim=1)
+    made = tokens.new_full((n_rows, max_new_tokens), pad)
+    live, done = torch.arange(n_rows, device=tokens.device), mask.new_zeros(n_rows).bool()
+    for n in range(max_new_tokens):
+        token = _draw(logits.float(), sampling, draws, live, n).masked_fill(done, pad)
+        made[live, n] = token
         if eos:
             done = done | torch.isin(token, ends)
-            if bool(done.all()):
-                break
-    return sequence
+            left = int((~done).sum())
+            if not left:
+                return torch.cat([tokens, made[:, : n + 1]], dim=1)
+            # A generator's numbers belong to rows by their place.
+            if left <= _FEW * len(live) and draws.generator is None:
+                stay = (~done).nonzero()[:, 0]
+                cache = host.take(cache, stay)
+                live, token, done, mask = live[stay], token[stay], done[stay], mask[stay]
+        if n + 1 < max_new_tokens:
+            logits, cache = host.step(token[:, None], mask[:, : n_prompt + n + 1], cache)
+    return torch.cat([tokens, made], dim=1)
 
 
 def _draw(
     logits: Float[Tensor, "batch d_vocab"],
     sampling: Sampling | None,
-    generator: torch.Generator | None,
+    draws: Draws,
+    live: Int[Tensor, " batch"],
+    n: int,
 ) -> Int[Tensor, " batch"]:
     if sampling is None:
         return logits.argmax(-1)
-    logits = logits / sampling.temperature
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    index = None
     if sampling.top_k is not None:
-        kth = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
+        values, places = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
+        below = logits < values[:, -1:]
+        logits = logits.masked_fill(below, -torch.inf)
+        if int((~below).sum()) == values.numel():  # no ties with the last
+            index = places
+    if draws.seeds is None:
+        if sampling.top_p < 1:
+            logits = logits.masked_fill(_outside_nucleus(logits, sampling.top_p), -torch.inf)
+        return torch.multinomial(logits.softmax(-1), 1, generator=draws.generator)[:, 0]
     if sampling.top_p < 1:
-        logits = logits.masked_fill(_outside_nucleus(logits, sampling.top_p), -torch.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        ordered, index, drop = _nucleus(logits, sampling.top_p)
+        kept = ordered.masked_fill(drop, -torch.inf)
+    else:
+        if index is None:
+            index = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
+        kept = logits.gather(-1, index)
+    best = (kept - _waiting(draws.seeds[live], n, index).log()).argmax(-1, keepdim=True)
+    return index.gather(-1, best)[:, 0]
+
+
+def _waiting(
+    seeds: Int[Tensor, " batch"], n: int, tokens: Int[Tensor, "batch kept"]
+) -> Float[Tensor, "batch kept"]:
+    """Exponential noise of these tokens at the row's step `n`: the token of least noise over probability is drawn."""
+    key = _mixed(_mixed(seeds) + n)
+    bits = _mixed(key[:, None] ^ _mixed(tokens))
+    uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
+    return -uniform.log_()
+
+
+def _mixed(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """splitmix64 (Steele et al. 2014): whole numbers to ones that look random; int64 wraps around."""
+    x = x + _GOLDEN
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def _outside_nucleus(
     logits: Float[Tensor, "batch d_vocab"], top_p: float
 ) -> Bool[Tensor, "batch d_vocab"]:
-    """The unlikeliest tokens that together have no more than 1 - `top_p`, as transformers drops them.
+    """The unlikeliest tokens that together have no more than 1 - `top_p`, as transformers drops them."""
+    _, index, drop = _nucleus(logits, top_p)
+    return torch.ones_like(logits, dtype=torch.bool).scatter(-1, index, drop)
+
+
+def _nucleus(
+    logits: Float[Tensor, "batch d_vocab"], top_p: float
+) -> tuple[Float[Tensor, "batch kept"], Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
+    """Logits in order, the unlikeliest first, of which tokens they are, and whether they are outside the nucleus.
 
     Putting the whole vocabulary in order takes longer than all else in drawing. It is done only where the likeliest
     tokens do not settle the matter: the nucleus is larger, ends among equals, or ends within rounding of `top_p`.
@@ -99,14 +179,14 @@ def _outside_nucleus(
     if logits.shape[-1] > _LIKELIEST:
         ordered, index = logits.topk(_LIKELIEST)
         ordered, index = ordered.flip(-1), index.flip(-1)
-        total = logits.softmax(-1).gather(-1, index).double().cumsum(-1)
+        total = (ordered - logits.logsumexp(-1, keepdim=True)).exp().double().cumsum(-1)
         total += 1 - total[:, -1:]
         drop = total <= 1 - top_p
         n = drop.sum(-1, keepdim=True).clamp(1, _LIKELIEST - 1)
         ends = drop[:, :1] & (ordered.gather(-1, n - 1) < ordered.gather(-1, n))
         if bool(ends.all() & ((total - (1 - top_p)).abs() > _ROUNDING).all()):
-            return torch.ones_like(logits, dtype=torch.bool).scatter(-1, index, drop)
+            return ordered, index, drop
     ordered, index = logits.sort(dim=-1)
     drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
     drop[:, -1] = False  # the likeliest token always stays
-    return drop.scatter(1, index, drop)
+    return ordered, index, drop

@@ -131,6 +131,11 @@ class HookedHost:
             )
         return self.unembed(resid, 1)[:, -1], cache
 
+    def take(self, cache: Any, rows: Int[Tensor, " row"]) -> Any:
+        """The cache of these rows, in this order, each as often as it is named."""
+        cache.past.take(rows)
+        return cache
+
 
 @dataclass(frozen=True)
 class HookedSuffix:

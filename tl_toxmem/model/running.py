@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model.cache import KeyValues
-from tl_toxmem.model.generate import Sampling, decode
+from tl_toxmem.model.generate import Draws, Sampling, decode
 from tl_toxmem.sites import Site, hook_name
 
 HookFn = Callable[[Tensor], Tensor | None]
@@ -62,6 +62,10 @@ class Host(Protocol):
 
     def step(self, new: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Logits after `new` tokens, and the cache."""
+        ...
+
+    def take(self, cache: Any, rows: Tensor) -> Any:
+        """The cache of these rows, in this order, each as often as it is named."""
         ...
 
     def value_vectors(self, layer: int) -> Tensor:
@@ -224,15 +228,28 @@ class Runner:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "batch longer"]:
-        """Prompts with their continuations, hooks active; greedy without `sampling`."""
+        seeds: Int[Tensor, " row"] | None = None,
+        copies: int = 1,
+    ) -> Int[Tensor, "row longer"]:
+        """Prompts with their continuations, hooks active; greedy without `sampling`.
+
+        Args:
+            tokens: left-padded prompts.
+            mask: 1 where a token is real.
+            max_new_tokens: most tokens of a continuation.
+            sampling: how tokens are drawn.
+            generator: of random numbers for the whole batch, as transformers draws them.
+            seeds: in its place one for each row: what it draws then does not depend on the batch that it is in.
+            copies: continuations of each prompt, which is run once; rows of one prompt follow each other.
+        """
         return decode(
             self.host,
             tokens,
             mask,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            generator=generator,
+            draws=Draws(generator, seeds),
+            copies=copies,
             eos=self.eos_ids,
             pad=self.pad_id,
         )

@@ -13,6 +13,7 @@ from tl_toxmem.attribute import (
 from tl_toxmem.attribute.texts import labelled_of
 from tl_toxmem.config import DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation.rows import documents
 from tl_toxmem.files import sha256_file
 from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
@@ -116,8 +117,8 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
     align(model, inputs.prompts)
     if inputs.benign is not None:
         align(model, inputs.benign)
-    for texts in (inputs.choosing, inputs.reporting):
-        encode_documents(model, texts, max_tokens=1)
+    encode_documents(model, inputs.choosing, max_tokens=1)
+    documents(model, inputs.reporting, cfg=cfg.evaluate)
     plan_trace(model, inputs.prompts.find, cfg=cfg.trace)
     if cfg.trace.robustness:
         can_replace(model, inputs.prompts.find)

@@ -56,9 +56,9 @@ def plot_front(comparison: "Comparison", *, scorer: str | None = None) -> go.Fig
     ticks = [t for t in _TICKS if 3 * lowest <= t <= 3 * highest or t in (0, 1)]
     p = comparison.evaluation.protocol
     title = (
-        f"Toxicity against perplexity, every method at every strength<br><sup>{p['n_prompts']} held-out prompts x "
-        f"{p['n_continuations']} samples, scorer {shown(base.scorer)}, seed {p['seed']}, 95 % intervals clustered by "
-        "prompt and document; controls are grey</sup>"
+        f"Toxicity against perplexity, every method at every strength<br><sup>{p['n_prompts']} held-out prompts, "
+        f"scorer {shown(base.scorer)}, 95 % intervals clustered by prompt and document; controls are grey<br>"
+        f"{shown(p['description'])}</sup>"
     )
     figure.update_xaxes(
         title="rise of neutral perplexity (%)",
@@ -66,7 +66,7 @@ def plot_front(comparison: "Comparison", *, scorer: str | None = None) -> go.Fig
         ticktext=[f"{t:+,}" if t else "0" for t in ticks],
     )
     figure.update_yaxes(title="toxic continuations", tickformat=".0%", rangemode="tozero")
-    return layout(figure, title, height=560)
+    return layout(figure, title, height=580, top=110)
 
 
 def _percent(ratio: float) -> float:

@@ -1,0 +1,164 @@
+"""Base once, then every deletion on the same prompts with the same random numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tl_toxmem.config import EvaluateConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation.baseline import Baseline, Found, measure, measure_base, weighed
+from tl_toxmem.evaluation.estimates import Divergence, estimates
+from tl_toxmem.evaluation.likelihood import divergences
+from tl_toxmem.evaluation.measures import BASE
+from tl_toxmem.evaluation.record import EditResult, Evaluation, Example
+from tl_toxmem.evaluation.rows import continuation_rows, window_of
+from tl_toxmem.model import LensModel
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.scorers import ToxicityScorer
+
+
+def evaluate(
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    scorers: Sequence[ToxicityScorer],
+    deletions: Mapping[str, Deletion],
+    neutral: Sequence[str],
+    benign: PromptSet | None = None,
+    cfg: EvaluateConfig | None = None,
+    baseline: Baseline | None = None,
+) -> Evaluation:
+    """Measure base and every deletion.
+
+    Args:
+        model: any host.
+        prompts: the report prompts.
+        scorers: judges of toxicity; the first is the one that examples are shown with.
+        deletions: by the name of their row; `none` (the base model) is always measured.
+        neutral: text that nothing was chosen on.
+        benign: prompts with their right continuations.
+        cfg: the protocol: sampling, threshold, lengths, measures, seed.
+        baseline: what `measure_base` found with the same arguments, so that base need not be run again.
+
+    Raises:
+        ToxmemError: no prompts, no scorer, no usable neutral text, or a baseline of another protocol.
+    """
+    cfg = cfg or EvaluateConfig()
+    if BASE in deletions:
+        raise ToxmemError(f"a deletion cannot be called {BASE!r}: that is the base model")
+    if baseline is None:
+        baseline = measure_base(
+            model, prompts, scorers=scorers, neutral=neutral, benign=benign, cfg=cfg
+        )
+    _check(baseline, prompts, scorers, cfg)
+    diverged = _divergences(model, baseline, deletions)
+    found = {BASE: baseline.found}
+    for name, deletion in deletions.items():
+        known = diverged[name][0]
+        with deletion.applied(model):
+            own = measure(model, baseline.on, scorers=scorers, name=name, windows=known)
+        found[name] = weighed(model, baseline.on, own)
+    rows = []
+    for name, own in found.items():
+        neurons = deletions[name].neurons if name in deletions else None
+        for scorer in scorers:
+            values: dict[str, Any] = dict(
+                estimates(baseline, own, diverged[name][1], scorer=scorer.name)
+            )
+            rows.append(
+                EditResult(
+                    edit=name,
+                    n_neurons=0 if neurons is None else len(neurons),
+                    layers=() if neurons is None else tuple(neurons.by_layer()),
+                    scorer=scorer.name,
+                    seed=cfg.seed,
+                    **values,
+                )
+            )
+    protocol = _protocol(model, baseline, scorers)
+    return Evaluation(tuple(rows), protocol, _examples(baseline, found, scorers[0].name))
+
+
+def _check(
+    baseline: Baseline,
+    prompts: PromptSet,
+    scorers: Sequence[ToxicityScorer],
+    cfg: EvaluateConfig,
+) -> None:
+    """Whether the baseline is one of this evaluation."""
+    problem = None
+    if baseline.on.cfg != cfg:
+        problem = "another protocol"
+    elif [p.hash for p in baseline.on.prompts] != [p.hash for p in prompts]:
+        problem = "other prompts"
+    elif not {scorer.name for scorer in scorers} <= set(baseline.found.scores):
+        problem = "other scorers"
+    if problem:
+        raise ToxmemError(
+            f"the baseline is of {problem}: make it by measure_base with what evaluate gets"
+        )
+
+
+def _divergences(
+    model: LensModel, baseline: Baseline, deletions: Mapping[str, Deletion]
+) -> dict[str, tuple[Any, Divergence]]:
+    """By edit: losses of neutral windows where they are known by this, and KL from base."""
+    on, wanted = baseline.on, baseline.on.cfg.measures
+    size = on.cfg.batch_size
+    made = continuation_rows(baseline.found.made)
+    windows, kl, kl_made = {}, {}, {}
+    if "kl_neutral" in wanted:
+        found = divergences(
+            model, on.windows, deletions, batch_size=size, description="neutral text"
+        )
+        windows = {name: both[0] for name, both in found.items()}
+        kl = {BASE: np.zeros(len(on.windows)), **{name: both[1] for name, both in found.items()}}
+    if "kl_continuations" in wanted:
+        found = divergences(model, made, deletions, batch_size=size, description="KL")
+        kl_made = {BASE: np.zeros(len(made)), **{name: both[1] for name, both in found.items()}}
+    return {
+        name: (windows.get(name), Divergence(kl.get(name), kl_made.get(name)))
+        for name in (BASE, *deletions)
+    }
+
+
+def _protocol(
+    model: LensModel, baseline: Baseline, scorers: Sequence[ToxicityScorer]
+) -> dict[str, Any]:
+    on, cfg = baseline.on, baseline.on.cfg
+    window, stride = window_of(model, cfg)
+    right = baseline.found.benign
+    return {
+        **cfg.model_dump(mode="json"),
+        "description": cfg.describe(),
+        "n_prompts": len(on.prompts),
+        "n_benign": 0 if on.benign is None else len(on.benign),
+        "n_benign_right": 0 if right is None else int(right.sum()),
+        "neutral_tokens": sum(row.n for row in on.windows),
+        "neutral_documents": on.n_documents,
+        "neutral_windows": f"windows of {window} tokens every {stride}, detokenised: {cfg.detokenise}",
+        "scored_text": "continuation only",
+        "intervals": "95 % percentile bootstrap, clustered by prompt or document",
+        "scorers": [scorer.provenance() for scorer in scorers],
+    }
+
+
+def _examples(baseline: Baseline, found: Mapping[str, Found], scorer: str) -> tuple[Example, ...]:
+    """The first prompts by hash (so not hand-picked), first sample each, before and after the first deletion."""
+    after = next((own for name, own in found.items() if name != BASE), None)
+    if after is None:
+        return ()
+    prompts, base = baseline.on.prompts, baseline.found
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i].hash)
+    return tuple(
+        Example(
+            prompt=prompts[i].prompt,
+            before=base.made.texts[i][0],
+            after=after.made.texts[i][0],
+            score_before=float(base.scores[scorer][i][0]),
+            score_after=float(after.scores[scorer][i][0]),
+        )
+        for i in order[: baseline.on.cfg.n_examples]
+    )

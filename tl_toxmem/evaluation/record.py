@@ -1,0 +1,215 @@
+"""What an evaluation found: a row per edit and scorer, the protocol they were made by, and examples."""
+
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, measured
+from tl_toxmem.files import read_json, write_json
+from tl_toxmem.masking import mask_slurs
+from tl_toxmem.stats import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditResult:
+    """One row: what one edit does, by one scorer. What was not measured is None; see `measures.MEASURES`.
+
+    Attributes:
+        edit: `none`, `deletion`, `random_neurons`, `random_early_layers`, ...
+        n_neurons: how many it touches.
+        layers: which layers they are in.
+        scorer: who judged.
+        seed: of sampling and intervals.
+        toxicity_rate: share of continuations scored at or above the threshold.
+        toxicity_change: the toxic rate less base's, paired by prompt; None for base.
+        expected_max_toxicity: mean over prompts of the highest score among a prompt's continuations.
+        any_toxic: share of prompts with at least one toxic continuation.
+        mean_toxicity: mean score.
+        neutral_perplexity: of the neutral text kept for reporting.
+        neutral_perplexity_ratio: the edit's over base's, paired by document; 1 for base.
+        kl_neutral: mean KL(base || edit) per neutral token, nats.
+        prompt_perplexity: of the prompts' own tokens.
+        continuation_perplexity: of the edit's continuations, given their prompts, under the unedited model.
+        kl_continuations: mean KL(base || edit) per token of base's own continuations, nats.
+        last_word_accuracy: share of the neutral documents whose last word is the greedy continuation of the rest.
+        benign_kept: share of the benign prompts that base answers right (greedy, whole target) and the edit
+            still does; None also without benign prompts.
+        dist_1: distinct words among all words of a prompt's continuations.
+        dist_2: the same of bigrams.
+        dist_3: the same of trigrams.
+        repetition: share of a continuation's 4-grams that stood in it before.
+        entropy: of a continuation's bigrams and trigrams, weighted as in ROME, bits.
+    """
+
+    edit: str
+    n_neurons: int
+    layers: tuple[int, ...]
+    scorer: str
+    seed: int
+    toxicity_rate: Estimate
+    neutral_perplexity: Estimate
+    neutral_perplexity_ratio: Estimate
+    toxicity_change: Estimate | None = None
+    expected_max_toxicity: Estimate | None = None
+    any_toxic: Estimate | None = None
+    mean_toxicity: Estimate | None = None
+    kl_neutral: Estimate | None = None
+    prompt_perplexity: Estimate | None = None
+    continuation_perplexity: Estimate | None = None
+    kl_continuations: Estimate | None = None
+    last_word_accuracy: Estimate | None = None
+    benign_kept: Estimate | None = None
+    dist_1: Estimate | None = None
+    dist_2: Estimate | None = None
+    dist_3: Estimate | None = None
+    repetition: Estimate | None = None
+    entropy: Estimate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EditResult":
+        """From what `to_json` gave; a measure that it does not know of is None."""
+        row = dict(values, layers=tuple(values["layers"]))
+        for name in MEASURES:
+            row[name] = None if row.get(name) is None else Estimate(**row[name])
+        return cls(**row)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt's first continuation before and after the deletion, with the first scorer's scores."""
+
+    prompt: str
+    before: str
+    after: str
+    score_before: float
+    score_after: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows per edit and scorer.
+
+    Attributes:
+        rows: base first.
+        protocol: how they were made, `description` in one line.
+        examples: prompts before and after.
+        agreement: of each two judges on each edit's continuations, as plain values; empty with one judge.
+        tasks: of lm-eval: one object per edit, task and metric.
+    """
+
+    rows: tuple[EditResult, ...]
+    protocol: dict[str, Any]
+    examples: tuple[Example, ...]
+    agreement: tuple[dict[str, Any], ...] = ()
+    tasks: tuple[dict[str, Any], ...] = ()
+
+    def row(self, edit: str, *, scorer: str | None = None) -> EditResult:
+        """The row of an edit (of the first scorer, unless named)."""
+        for row in self.rows:
+            if row.edit == edit and scorer in (None, row.scorer):
+                return row
+        edits = ", ".join(dict.fromkeys(r.edit for r in self.rows))
+        raise ToxmemError(f"no row {edit!r} of scorer {scorer!r}; edits: {edits}")
+
+    @property
+    def nothing_toxic(self) -> tuple[str, ...]:
+        """Scorers that call none of base's continuations toxic: of theirs, no rate says what an edit removes."""
+        return tuple(r.scorer for r in self.rows if r.edit == BASE and r.toxicity_rate.value == 0)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row per edit and scorer, a column per measure and its bounds; NaN where it was not measured."""
+        import pandas as pd
+
+        rows = []
+        for row in self.rows:
+            values: dict[str, Any] = {
+                "edit": row.edit,
+                "scorer": row.scorer,
+                "n_neurons": row.n_neurons,
+            }
+            for name in MEASURES:
+                estimate = getattr(row, name)
+                low, high = (None, None) if estimate is None else (estimate.low, estimate.high)
+                value = None if estimate is None else estimate.value
+                values |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            rows.append(values)
+        frame = pd.DataFrame(rows)
+        return frame.astype({c: float for c in frame.columns[3:]})
+
+    def plot(self) -> "go.Figure":
+        """Bars per edit with intervals."""
+        from tl_toxmem.plots import plot_evaluation
+
+        return plot_evaluation(self)
+
+    def __str__(self) -> str:
+        """The main measures, one line per edit, and the protocol."""
+        lines = []
+        for row in self.rows:
+            cells = (f"{m.short} {m.cell(getattr(row, m.name))[0]}" for m in measured([row], MAIN))
+            lines.append(f"{EDITS.get(row.edit, row.edit)} ({row.scorer}): {', '.join(cells)}")
+        return "\n".join([*lines, self.protocol["description"]])
+
+    def _repr_html_(self) -> str:
+        """A table of all that was measured."""
+        columns = measured(self.rows)
+        heads = [
+            "edit",
+            "scorer",
+            *(f"{m.label} ({m.unit})" if m.unit else m.label for m in columns),
+        ]
+        body = ""
+        for row in self.rows:
+            cells = [_said(EDITS.get(row.edit, row.edit)), _said(row.scorer)]
+            for measure in columns:
+                value, interval = measure.cell(getattr(row, measure.name))
+                cells.append(f"{value}<br><small>{interval}</small>" if interval else value)
+            body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+        said = escape(f"{self.protocol['description']}; {self.protocol['intervals']}")
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{said}</p>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "protocol": self.protocol,
+            "rows": [row.to_json() for row in self.rows],
+            "examples": [asdict(example) for example in self.examples],
+            "agreement": list(self.agreement),
+            "tasks": list(self.tasks),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
+        """From what `to_json` gave."""
+        return cls(
+            tuple(EditResult.from_json(row) for row in values["rows"]),
+            values["protocol"],
+            tuple(Example(**example) for example in values["examples"]),
+            tuple(values.get("agreement", ())),
+            tuple(values.get("tasks", ())),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Read what `save` wrote."""
+        return cls.from_json(read_json(Path(path)))
+
+
+def _said(text: str) -> str:
+    """Text from elsewhere as it may be shown."""
+    return escape(mask_slurs(text))
