@@ -15,6 +15,8 @@ _PLACES = {
     "LensModel": "model",
     "Prompt": "prompts",
     "PromptSet": "prompts",
+    "Mined": "mining",
+    "mine": "mining",
     "Trace": "trace",
     "causal_trace": "trace",
     "NeuronScores": "attribute",
@@ -52,6 +54,8 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "LensModel",
     "Prompt",
     "PromptSet",
+    "Mined",
+    "mine",
     "Trace",
     "causal_trace",
     "NeuronScores",
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
     from tl_toxmem.evaluation import Evaluation, evaluate
     from tl_toxmem.export import export_checkpoint, verify_checkpoint
     from tl_toxmem.filebake import bake_checkpoint, revert_checkpoint
+    from tl_toxmem.mining import Mined, mine
     from tl_toxmem.model import LensModel
     from tl_toxmem.neurons import NeuronSet
     from tl_toxmem.pipeline import run

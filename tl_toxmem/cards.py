@@ -211,11 +211,11 @@ def neuron_cards(
                 raised=promoted[i].raised,
                 lowered=promoted[i].lowered,
                 excited=tuple(
-                    Excited(item.prompt.prompt, item.words[pos], pos, float(peaks[i, row, 0]))
+                    Excited(item.prompt.start, item.words[pos], pos, float(peaks[i, row, 0]))
                     for item, pos, row in zip(some, places, order, strict=True)
                 ),
                 changes=tuple(
-                    Change(item.prompt.prompt, one, other)
+                    Change(item.prompt.start, one, other)
                     for item, one, other in zip(some, before, after, strict=True)
                 ),
                 law=deletion.law,

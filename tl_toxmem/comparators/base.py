@@ -110,7 +110,7 @@ def check_bakeable(model: LensModel, law: Deletion) -> None:
 def labelled_from(prompts: PromptSet, benign: PromptSet) -> list[Labelled]:
     """Labelled texts where the user gives none: toxic prompts with their targets, benign ones with theirs."""
     return [
-        Labelled(p.prompt + p.target, toxic)
+        Labelled(p.start + p.target, toxic)
         for some, toxic in ((prompts, True), (benign, False))
         for p in some
     ]

@@ -80,7 +80,7 @@ def benign_alternatives(
     finds likeliest after the prompt. A prompt for which there is none of these is left out.
     """
     found = {p.id: p.neutral_target for p in prompts if p.neutral_target is not None}
-    without = PromptSet.of(p for p in prompts if p.id not in found)
+    without = PromptSet.of(p.from_start() for p in prompts if p.id not in found)
     if len(without):
         texts = sample_continuations(model, without, cfg=protocol, description="alternatives")
         scores = score_continuations(scorer, texts)

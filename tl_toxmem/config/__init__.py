@@ -16,6 +16,7 @@ from tl_toxmem.config.evaluate import (
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
 from tl_toxmem.config.identity import FOLDER, stage_hash
+from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
     DEMO,
@@ -52,6 +53,7 @@ __all__ = [
     "GateConfig",
     "MeasureName",
     "Metric",
+    "MineConfig",
     "Part",
     "ProfsConfig",
     "Protocol",

@@ -149,7 +149,7 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
     if "compare" in missing:
         check_methods(cfg.compare, what_is_there(model, _for_comparison(cfg, inputs)))
     _check_selection(cfg, model)
-    longest = max(len(item.tokens) for item in align(model, inputs.prompts))
+    longest = max(len(item.asked) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
         ("export", cfg.export.max_new_tokens),
