@@ -364,3 +364,42 @@ def test_what_is_missing_is_said_in_one_line(model, material, prompts):
     fails("profs", "no layer 4 to begin at", profs=ProfsConfig(first_layer=4))
     targets = replace(material, alternatives={p.id: p.target for p in prompts})
     fails("profs", "are the toxic targets", given=targets)
+
+
+def test_alternatives_are_not_toxic(model, prompts):
+    """A neutral target first, then a sampled continuation that passes, then the likeliest benign target."""
+    from tl_toxmem import Prompt, PromptSet
+    from tl_toxmem.comparison import benign_alternatives
+    from tl_toxmem.config import EvaluateConfig
+    from tl_toxmem.tokens import target_log_probs
+
+    class Judge:
+        name = "judge"
+
+        def __init__(self, toxic):
+            self.toxic = toxic
+
+        def score(self, texts):
+            return torch.tensor([float(self.toxic) for _ in texts])
+
+        def provenance(self):
+            return {}
+
+    protocol = EvaluateConfig(n_continuations=4, max_new_tokens=6)
+    first, *others = prompts
+    given = PromptSet.of([first.model_copy(update={"neutral_target": " friend"}), *others])
+    sampled = benign_alternatives(model, given, scorer=Judge(toxic=False), protocol=protocol)
+    assert sampled.keys() == {p.id for p in given}
+    assert sampled[first.id] == " friend"
+    none = benign_alternatives(model, given, scorer=Judge(toxic=True), protocol=protocol)
+    assert none == {first.id: " friend"}
+    benign = PromptSet.of([Prompt(prompt=f"x{t}", target=t) for t in (" cook", " pilot")])
+    found = benign_alternatives(
+        model, given, scorer=Judge(toxic=True), protocol=protocol, benign=benign
+    )
+    for prompt in others:
+        per_token = [
+            float(target_log_probs(model, PromptSet.of([p]))[0]) / len(p.target)
+            for p in (prompt.model_copy(update={"target": t}) for t in (" cook", " pilot"))
+        ]
+        assert found[prompt.id] == (" cook", " pilot")[per_token[1] > per_token[0]]
