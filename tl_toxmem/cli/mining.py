@@ -42,6 +42,10 @@ def mine(
         bool, typer.Option("--prepend-bos", help="Put the beginning-of-text token before texts.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Of the samples and the split.")] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Open a judge's file whose SHA-256 is not known."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, such as --set max_tokens=32. Repeatable."),
@@ -60,12 +64,12 @@ def mine(
         run = {"model": model, "out": str(out), "scorer": scorer or "", "host": host}
         like: RunConfig = make_config({**run, "dtype": dtype, "device": device})
         hub = candidates.startswith("hub:")
-        prepare(network=hub or scorer_needs_network(like.scorer), model=model)
+        prepare(network=hub or scorer_needs_network(like.scorers[0]), model=model)
         from tl_toxmem.mining import mine as start
         from tl_toxmem.mining import read_candidates
         from tl_toxmem.model import LensModel
 
-        judge = load_scorer(like.scorer, device=device)
+        judge = load_scorer(like.scorers[0], device=device, trust_pickle=trust_pickle)
         read = read_candidates(candidates, column=column)
         loaded = LensModel.from_pretrained(
             like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
