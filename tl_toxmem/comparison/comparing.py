@@ -85,6 +85,7 @@ def compare(
     *,
     scorers: Sequence[ToxicityScorer],
     neutral: Sequence[str],
+    benign: PromptSet | None = None,
     deletion: Deletion | None = None,
     trace: Trace | None = None,
     cfg: CompareConfig | None = None,
@@ -99,6 +100,7 @@ def compare(
         material: what methods are made from: find prompts, choosing text, scores.
         scorers: judges of toxicity.
         neutral: text that nothing was chosen on.
+        benign: report prompts with right continuations that an edit should leave alone.
         deletion: the run's own, measured beside the others.
         trace: for the regression of success on tracing.
         cfg: which methods, how strong.
@@ -120,7 +122,7 @@ def compare(
     parts: list[Evaluation] = []
     if deletion is not None:
         n = float(len(deletion.neurons))
-        entries.append(Entry(OURS, OURS, "this run's deletion", "deletion", "neurons", n))
+        entries.append(Entry(OURS, OURS, "deletion of this run", "deletion", "neurons", n))
     for name in (*([OURS] if deletion is not None else []), *chosen):
         kept = None if resume is None else resume / f"{name}.json"
         strengths: tuple[float, ...] = ()
@@ -136,13 +138,14 @@ def compare(
             made = METHODS[name].make(model, material, strengths=strengths, cfg=cfg.comparators)
             laws = {_edit(name, strength): law for strength, law in made.items()}
         if baseline is None:
-            baseline = _base(model, prompts, scorers, neutral, protocol)
+            baseline = _base(model, prompts, scorers, neutral, benign, protocol)
         part = evaluate(
             model,
             prompts,
             scorers=scorers,
             deletions=laws,
             neutral=neutral,
+            benign=benign,
             cfg=protocol,
             baseline=baseline,
         )
@@ -159,6 +162,7 @@ def _base(
     prompts: PromptSet,
     scorers: Sequence[ToxicityScorer],
     neutral: Sequence[str],
+    benign: PromptSet | None,
     protocol: EvaluateConfig,
 ) -> Baseline:
     """Base, measured once for all methods.
@@ -166,7 +170,9 @@ def _base(
     Raises:
         ToxmemError: a scorer calls nothing of base toxic.
     """
-    baseline = measure_base(model, prompts, scorers=scorers, neutral=neutral, cfg=protocol)
+    baseline = measure_base(
+        model, prompts, scorers=scorers, neutral=neutral, benign=benign, cfg=protocol
+    )
     for name, scores in baseline.found.scores.items():
         if not (scores >= protocol.threshold).any():
             raise ToxmemError(

@@ -200,6 +200,7 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         material,
         scorers=inputs.scorers,
         neutral=inputs.reporting,
+        benign=inputs.benign,
         deletion=Deletion.load(folder.artefact("delete")),
         trace=trace,
         cfg=cfg.compare,
