@@ -299,6 +299,9 @@ def test_profs_takes_the_subspace_out_of_the_upper_layers(model, material):
     cfg = ComparatorConfig()
     laws = COMPARATORS["profs"].make(model, material, strengths=(2, 9), cfg=cfg)
     assert set(laws[2].added) == {2, 3}
+    every = COMPARATORS["profs_all_layers"].make(model, material, strengths=(2,), cfg=cfg)[2]
+    assert set(every.added) == {0, 1, 2, 3}
+    assert torch.equal(every.added[3].V, laws[2].added[3].V)
     assert laws[9].added[2].V.shape[0] == 3  # three pairs differ in no more directions
 
     def embedded(text):
@@ -317,7 +320,7 @@ def test_profs_takes_the_subspace_out_of_the_upper_layers(model, material):
     assert torch.allclose((w_out + update) @ own.T, torch.zeros(128, 2).double(), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rome", "rome_random_layer", "profs"])
+@pytest.mark.parametrize("name", ["rome", "rome_random_layer", "profs", "profs_all_layers"])
 def test_hooks_are_weights(name, model, material):
     from tl_toxmem.baking import baked
     from tl_toxmem.comparators import COMPARATORS

@@ -5,7 +5,7 @@ from tl_toxmem.comparators.base import Comparator, Maker, Material, labelled_fro
 from tl_toxmem.comparators.knowledge_neurons import KNOWLEDGE_NEURONS
 from tl_toxmem.comparators.ours import OURS, OURS_MEAN
 from tl_toxmem.comparators.probe_shift import PROBE_SHIFT
-from tl_toxmem.comparators.profs import PROFS
+from tl_toxmem.comparators.profs import PROFS, PROFS_ALL_LAYERS
 from tl_toxmem.comparators.random_neurons import RANDOM_EARLY_LAYERS, RANDOM_NEURONS
 from tl_toxmem.comparators.rome import ROME, ROME_RANDOM_LAYER
 from tl_toxmem.comparators.value_vectors import VALUE_VECTORS
@@ -19,6 +19,7 @@ COMPARATORS: dict[str, Comparator] = {
     "probe_shift": PROBE_SHIFT,
     "aura": AURA,
     "profs": PROFS,
+    "profs_all_layers": PROFS_ALL_LAYERS,
     "rome": ROME,
     "rome_random_layer": ROME_RANDOM_LAYER,
     "random_neurons": RANDOM_NEURONS,

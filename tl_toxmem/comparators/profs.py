@@ -7,11 +7,13 @@ right-singular vector of X+ (what all texts have in common),
     T = (X+ - X-) (I - mu mu^T) / 2 = A S V^T,    P = sum of v v^T over the first right-singular vectors of T,
     W -> W (I - P)
 
-in every layer from a first one on. The matrix is changed and the bias is not, as in the paper. The published code takes
-padding into the means and can pair the wrong texts; this does neither.
+in every layer from a first one on. The paper leaves early layers alone, where toxic memories may lie (Das et al. 2025):
+`profs_all_layers` edits them as well. The matrix is changed and the bias is not, as in the paper. The published code
+takes padding into the means and can pair the wrong texts; this does neither.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -34,7 +36,12 @@ _ZERO = 1e-6
 
 
 def profs(
-    model: LensModel, material: Material, *, strengths: Sequence[float], cfg: ComparatorConfig
+    model: LensModel,
+    material: Material,
+    *,
+    strengths: Sequence[float],
+    cfg: ComparatorConfig,
+    all_layers: bool = False,
 ) -> dict[float, Deletion]:
     """Projections of so many dimensions, or of as many as the pairs differ in.
 
@@ -43,12 +50,14 @@ def profs(
         material: with alternatives.
         strengths: dimensions of the subspace.
         cfg: with ProFS's part.
+        all_layers: from layer 0 on, whatever `cfg` says.
 
     Raises:
         ToxmemError: a prompt without an alternative, alternatives that are the targets, no such first layer.
     """
     counts = whole_numbers("profs", strengths)
     first = model.n_layers // 2 if cfg.profs.first_layer is None else cfg.profs.first_layer
+    first = 0 if all_layers else first
     if first >= model.n_layers:
         raise ToxmemError(
             f"profs: no layer {first} to begin at: the model has layers 0 to {model.n_layers - 1}"
@@ -116,10 +125,15 @@ def mean_embeddings(
     return {layer: torch.cat(parts) for layer, parts in found.items()}
 
 
-PROFS = Comparator(
-    label="ProFS projection",
-    family="editing",
-    strength="dimensions of the subspace, at most",
-    strengths=lambda model: _STRENGTHS,  # noqa: ARG005
-    make=profs,
-)
+def _comparator(label: str, *, all_layers: bool) -> Comparator:
+    return Comparator(
+        label=label,
+        family="editing",
+        strength="dimensions of the subspace, at most",
+        strengths=lambda model: _STRENGTHS,  # noqa: ARG005
+        make=partial(profs, all_layers=all_layers),
+    )
+
+
+PROFS = _comparator("ProFS projection", all_layers=False)
+PROFS_ALL_LAYERS = _comparator("ProFS projection, all layers", all_layers=True)
