@@ -57,6 +57,9 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
     ]
     for row in rows:
         assert {"value", "low", "high", "n"} == set(row["toxicity_rate"])
+    page = (finished / "8_report.html").read_text()
+    assert "Loudness of the controls against the selection" in page
+    assert "not measured" not in page, "every selected neuron is deleted alone as well"
 
 
 def test_a_second_call_does_nothing_again(finished):

@@ -61,15 +61,16 @@ def summary(folder: "RunFolder", until: str) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _ROOMY
+    from tl_toxmem.cli.results import print_controls, print_scores, print_selection
+
     if folder.is_done("evaluate"):
         from tl_toxmem.evaluation import Evaluation
 
         evaluation = Evaluation.load(folder.artefact("evaluate"))
         for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
             _print_table(console, evaluation, scorer)
+        print_controls(console, folder)
     if until in ("attribute", "select"):
-        from tl_toxmem.cli.results import print_scores, print_selection
-
         show = print_scores if until == "attribute" else print_selection
         show(console, folder)
     if until == "trace":

@@ -22,7 +22,7 @@ def print_scores(console: Any, folder: "RunFolder") -> None:
         effect = f"{measured[neuron].value:.4g}" if neuron in measured else ""
         numbers = (float(scores.scores[neuron]), float(scores.cost[neuron]))
         rows.append((*neuron, f"{numbers[0]:.4g}", effect, f"{numbers[1]:.4g}"))
-    console.print(f"the {len(rows)} highest of {scores!r}", soft_wrap=True)
+    console.print(f"the {len(rows)} highest of {scores!r}", soft_wrap=True, markup=False)
     _print_rows(console, heads, rows)
     if scores.verification is not None:
         console.print(scores.verification.text(), soft_wrap=True)
@@ -34,7 +34,7 @@ def print_selection(console: Any, folder: "RunFolder") -> None:
     from tl_toxmem.files import read_json
     from tl_toxmem.masking import mask_slurs
     from tl_toxmem.neurons import NeuronSet
-    from tl_toxmem.select import Joint, controls_text
+    from tl_toxmem.select import Joint
 
     values = read_json(folder.artefact("select"))
     chosen = NeuronSet.from_json(values["selected"])
@@ -43,10 +43,19 @@ def print_selection(console: Any, folder: "RunFolder") -> None:
         words = " ".join(repr(mask_slurs(word)) for word, _ in card.raised[:_TOKENS])
         score = "" if card.score is None else f"{card.score:.4g}"
         rows.append((card.layer, card.neuron, score, f"{card.effect.value:.4g}", words))
-    console.print(f"k = {values['k']} ({values['rule']}): {chosen!r}", soft_wrap=True)
+    console.print(f"k = {values['k']} ({values['rule']}): {chosen!r}", soft_wrap=True, markup=False)
     _print_rows(console, ("layer", "neuron", "score", "deleted alone (nats)", "raises"), rows)
     if values["joint_effect"] is not None:
         console.print(f"{Joint.from_json(values['joint_effect']).text()}.", soft_wrap=True)
+    print_controls(console, folder)
+
+
+def print_controls(console: Any, folder: "RunFolder") -> None:
+    """How loud the controls are, and why there is no decoy."""
+    from tl_toxmem.files import read_json
+    from tl_toxmem.select import controls_text
+
+    values = read_json(folder.artefact("select"))
     console.print(controls_text(values["loudness_ratios"], values["no_decoy"]), soft_wrap=True)
 
 
