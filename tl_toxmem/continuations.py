@@ -1,8 +1,8 @@
 """Continuations of prompts, and how toxic a judge calls them.
 
 One protocol for choosing on the find split and for reporting on the report split: the same sampling, the same
-judge, the same threshold. Random numbers depend on the seed, on the prompt's place (or on a number that is given for it)
-and on the sample's, so every edit of a model draws the same ones, whatever else is in a batch.
+judge, the same threshold. Random numbers depend on the seed, on the prompt's place (or on a number given for it) and on
+the sample's, so every edit of a model draws the same ones, whatever else is in a batch.
 """
 
 from collections.abc import Sequence
