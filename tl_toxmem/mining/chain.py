@@ -175,6 +175,6 @@ def _settings(
         "scorer": scorer.provenance(),
         "sampling": {name: config[name] for name in config if name in _OF_SAMPLES},
         "versions": library_versions(),
-        "candidates": candidates.sha256,
+        "candidates": candidates.sha256(),
         "config": config,
     }
