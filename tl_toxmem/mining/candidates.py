@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Candidate:
     """
 
     text: str
-    where: str = ""
+    where: str = field(default="", compare=False)
     source: str = ""
     id: str = ""
     published: float | None = None
