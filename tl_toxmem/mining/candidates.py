@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Candidate:
     """
 
     text: str
-    where: str = ""
+    where: str = field(default="", compare=False)
     source: str = ""
     id: str = ""
     published: float | None = None
@@ -44,18 +44,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All records of a place, in its order, and what identifies their content."""
+    """All records of a place, in its order."""
 
     items: tuple[Candidate, ...]
     place: str
-    sha256: str
 
     @classmethod
-    def of(cls, texts: Iterable[str | Candidate], *, place: str = "texts") -> "Candidates":
+    def of(cls, texts: Iterable[str | Candidate], *, place: str = "the candidates") -> "Candidates":
         """Candidates that are at hand."""
-        items = tuple(t if isinstance(t, Candidate) else Candidate(t, source=place) for t in texts)
-        digest = hashlib.sha256(repr([(c.text, c.source, c.id) for c in items]).encode())
-        return cls(items, place, digest.hexdigest())
+        some = [t if isinstance(t, Candidate) else Candidate(t) for t in texts]
+        named = (replace(c, where=c.where or f"text {i}") for i, c in enumerate(some, start=1))
+        return cls(tuple(named), place)
+
+    def sha256(self) -> str:
+        """What identifies their content, wherever they lie and in whatever order."""
+        content = sorted(repr((c.text, c.source, c.id, c.published)) for c in self.items)
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
 def read_candidates(place: str | Path, *, column: str = "prompt") -> Candidates:
@@ -71,7 +75,7 @@ def read_candidates(place: str | Path, *, column: str = "prompt") -> Candidates:
     """
     text = str(place)
     if text.startswith(HUB):
-        rows, source, digest = _hub_rows(text)
+        rows, source = _hub_rows(text)
     else:
         path = Path(text).expanduser()
         readers = {".jsonl": _json_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
@@ -81,15 +85,13 @@ def read_candidates(place: str | Path, *, column: str = "prompt") -> Candidates:
             )
         if not path.is_file():
             raise ToxmemError(f"no candidates file at {text}")
-        content = path.read_bytes()
-        digest, source = hashlib.sha256(content).hexdigest(), path.name
         # What is no UTF-8 becomes U+FFFD, and the text that has it is dropped as broken.
-        lines = content.decode("utf-8-sig", errors="replace")
-        rows = readers[path.suffix.lower()](lines, text)
+        content = path.read_bytes().decode("utf-8-sig", errors="replace")
+        rows, source = readers[path.suffix.lower()](content, text), path.name
     items = tuple(_candidate(where, row, column, source, text) for where, row in rows)
     if not items:
         raise ToxmemError(f"{text} has no candidates")
-    return Candidates(items, text, digest)
+    return Candidates(items, text)
 
 
 def _candidate(where: str, row: Any, column: str, source: str, place: str) -> Candidate:
@@ -157,8 +159,8 @@ def _tsv_rows(text: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     return _csv_rows(text, place, "\t")
 
 
-def _hub_rows(place: str) -> tuple[Iterator[tuple[str, dict[str, Any]]], str, str]:
-    """Rows of a dataset, its name, and what identifies its content."""
+def _hub_rows(place: str) -> tuple[Iterator[tuple[str, dict[str, Any]]], str]:
+    """Rows of a dataset, and its name."""
     name, at, rest = place.removeprefix(HUB).partition("@")
     revision, _, split = rest.partition(":")
     if not (name and at and revision):
@@ -178,4 +180,4 @@ def _hub_rows(place: str) -> tuple[Iterator[tuple[str, dict[str, Any]]], str, st
             "check the names, go online once, or give a file"
         ) from None
     rows: Sequence[dict[str, Any]] = found
-    return ((f"row {i}", row) for i, row in enumerate(rows)), name, f"{name}@{revision}:{split}"
+    return ((f"row {i}", row) for i, row in enumerate(rows)), name

@@ -15,7 +15,7 @@ from typing import Any
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.mining.candidates import Candidates, read_candidates
+from tl_toxmem.mining.candidates import Candidate, Candidates, read_candidates
 from tl_toxmem.mining.choosing import choose
 from tl_toxmem.mining.matching import match_benign
 from tl_toxmem.mining.parts import Parts, open_folder
@@ -36,7 +36,7 @@ _OF_PARTS = ("model", "scorer", "sampling", "versions")
 
 def mine(
     model: LensModel,
-    candidates: Candidates | Sequence[str] | str | Path,
+    candidates: Candidates | Sequence[str | Candidate] | str | Path,
     *,
     scorer: ToxicityScorer,
     cfg: MineConfig | None = None,
@@ -175,6 +175,6 @@ def _settings(
         "scorer": scorer.provenance(),
         "sampling": {name: config[name] for name in config if name in _OF_SAMPLES},
         "versions": library_versions(),
-        "candidates": candidates.sha256,
+        "candidates": candidates.sha256(),
         "config": config,
     }

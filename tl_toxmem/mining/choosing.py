@@ -1,5 +1,6 @@
 """Which candidates become prompts, by their samples, and which may be matched with them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def choose(
         splits=dict(zip(texts, sides, strict=True)),
         share=share,
         n_enough=len(enough),
-        n_near=sum(together.count(cluster) > 1 for cluster in together),
+        n_near=sum(n for n in Counter(together).values() if n > 1),
     )
     _check_splits(choice, cfg)
     return choice

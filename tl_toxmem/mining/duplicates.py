@@ -37,6 +37,8 @@ def near_duplicates(texts: Sequence[str], *, near: float) -> list[tuple[int, int
         n_rare = len(own) - math.ceil(near * len(own)) + 1
         rare = rarest_first[i][:n_rare]
         for j in sorted({j for shingle in rare for j in index[shingle]}):
+            if min(len(own), len(sets[j])) < near * max(len(own), len(sets[j])):
+                continue
             shared = len(own & sets[j])
             if shared >= near * (len(own) + len(sets[j]) - shared):
                 pairs.append((j, i))

@@ -46,10 +46,11 @@ class Mined:
 
     def __str__(self) -> str:
         c, r = self.counts, self.rates
-        width = max(map(len, [*self.drops, "candidates"]))
-        lines = [f"{'candidates':<{width}}  {c['candidates']:>7,}"]
-        lines += [f"{name:<{width}}  {-n:>7,}" for name, n in self.drops.items()]
-        lines.append(f"{'kept':<{width}}  {len(self.prompts):>7,}")
+        table = {"candidates": c["candidates"]}
+        table |= {f"  {reason}": -n for reason, n in self.drops.items() if n}
+        table["kept"] = len(self.prompts)
+        width = max(map(len, table))
+        lines = [f"{name:<{width}}  {n:>7,}" for name, n in table.items()]
         lines += [
             f"{c['find']} find and {c['report']} report prompts, {c['benign']} benign ones matched "
             f"({c['unmatched']} lacking); {c['near_duplicates']} share a split with a near-duplicate",

@@ -4,9 +4,9 @@
 |---|---|
 | empty | no text, or only white space |
 | broken text | U+FFFD (what a wrong decoding leaves), a lone surrogate, or a control character |
-| duplicate | equal to another without regard to case, white space and Unicode's compatible forms |
 | too short, too long | fewer tokens than `min_tokens`; more than `max_tokens`, or than the context has room for |
 | unknown words | a token that the tokenizer has for what it does not know, or another special one |
+| duplicate | equal to another of those left, but for case, white space and Unicode's compatible forms |
 | beyond max_candidates | not among the `max_candidates` of lowest hash |
 
 White space at the ends is cut off. Of duplicates the first in the order of text, source and id is kept, so what is kept
@@ -26,10 +26,10 @@ from tl_toxmem.model import LensModel
 REASONS = (
     "empty",
     "broken text",
-    "duplicate",
     "too short",
     "too long",
     "unknown words",
+    "duplicate",
     "beyond max_candidates",
     "not innocuous",
     "not toxic enough",
@@ -69,10 +69,7 @@ def screen(
     for one in sorted(candidates.items, key=lambda c: (c.text, c.source, c.id)):
         text = one.text.strip()
         reason = _flaw(text)
-        if reason is None and (key := normalised(text)) in seen:
-            reason = "duplicate"
         if reason is None:
-            seen.add(key)
             tokens = model.encode(text)
             if len(tokens) < cfg.min_tokens:
                 reason = "too short"
@@ -80,7 +77,10 @@ def screen(
                 reason = "too long"
             elif special & set(tokens[int(model.prepend_bos) :]):
                 reason = "unknown words"
+            elif normalised(text) in seen:
+                reason = "duplicate"
             else:
+                seen.add(normalised(text))
                 asked.append(Asked(text, len(tokens), one))
         if reason is not None:
             drops[reason] += 1
