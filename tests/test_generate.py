@@ -60,25 +60,16 @@ def test_generating_leaves_the_weights_where_they_were(load, host):
 TEXTS = ("Bob is a", "x", "the town of Ulm", "what now")
 
 
-def _ways(arch):
+@pytest.mark.host
+@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
+def test_in_a_batch_as_one_by_one(load, host, arch, sampled):
+    """Left-padded rows, several continuations of a prompt from one run of it, rows that end early and leave."""
     from tl_toxmem.model import Sampling
 
-    return {
-        "greedy": None,
-        "sampled": Sampling(),
-        "filtered": Sampling(temperature=0.8, top_k=40, top_p=0.9),
-        "nucleus": Sampling(top_p=0.9),
-        "top_k": Sampling(top_k=30),
-    }
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("way", ["greedy", "sampled", "filtered", "nucleus", "top_k"])
-def test_in_a_batch_as_one_by_one(load, host, arch, way):
-    """Left-padded rows, several continuations of a prompt from one run of it, rows that end early and leave."""
     model = load(host, torch.float64, arch=arch)
     model.eos_ids = tuple(range(60, 110))  # so that rows end at different times
-    rows, sampling = [model.encode(text) for text in TEXTS], _ways(arch)[way]
+    rows = [model.encode(text) for text in TEXTS]
+    sampling = Sampling(temperature=0.8, top_k=40, top_p=0.9) if sampled else None
     tokens, mask = model.pad(rows)
     seeds = torch.arange(12) * 7919
     how = {"max_new_tokens": 9, "sampling": sampling}
@@ -115,6 +106,20 @@ def test_rows_draw_tokens_as_often_as_they_are_likely():
         kept = expected > 0
         assert not bool(seen[~kept].any())
         assert chisquare(seen[kept], expected[kept] / expected[kept].sum() * n).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_row_s_token_is_its_own_whatever_settles_its_neighbours(top_p):
+    """Rows whose nucleus is small, and rows that need the whole vocabulary in order."""
+    from tl_toxmem.model.generate import _LIKELIEST, Draws, Sampling, _draw, _nucleus
+
+    torch.manual_seed(0)
+    logits = torch.randn(12, 4 * _LIKELIEST) * torch.tensor([1.0, 4.0, 8.0]).repeat(4)[:, None]
+    assert len(set(_nucleus(logits, 0.9)[3].tolist())) == 2
+    rows, draws, sampling = torch.arange(12), Draws(seeds=torch.arange(12)), Sampling(top_p=top_p)
+    together = _draw(logits, sampling, draws, rows, 2)
+    alone = [_draw(logits[i : i + 1], sampling, draws, rows[i : i + 1], 2) for i in range(12)]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_a_seed_is_the_same_luck_for_another_model():

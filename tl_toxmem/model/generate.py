@@ -100,7 +100,8 @@ def decode(
             if not left:
                 return torch.cat([tokens, made[:, : n + 1]], dim=1)
             # A generator's numbers belong to rows by their place.
-            if left <= _FEW * len(live) and draws.generator is None:
+            own = sampling is None or draws.seeds is not None
+            if own and left <= _FEW * len(live):
                 stay = (~done).nonzero()[:, 0]
                 cache = host.take(cache, stay)
                 live, token, done, mask = live[stay], token[stay], done[stay], mask[stay]
@@ -131,61 +132,96 @@ def _draw(
         if sampling.top_p < 1:
             logits = logits.masked_fill(_outside_nucleus(logits, sampling.top_p), -torch.inf)
         return torch.multinomial(logits.softmax(-1), 1, generator=draws.generator)[:, 0]
+    seeds = draws.seeds[live]
     if sampling.top_p < 1:
-        ordered, index, drop = _nucleus(logits, sampling.top_p)
-        kept = ordered.masked_fill(drop, -torch.inf)
-    else:
-        if index is None:
-            index = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
-        kept = logits.gather(-1, index)
-    best = (kept - _waiting(draws.seeds[live], n, index).log()).argmax(-1, keepdim=True)
-    return index.gather(-1, best)[:, 0]
+        ordered, index, drop, settled = _nucleus(logits, sampling.top_p)
+        token = _least(ordered.masked_fill(drop, -torch.inf), index, seeds, n)
+        if not bool(settled.all()):
+            ordered, index, drop = _sorted_nucleus(logits[~settled], sampling.top_p)
+            kept = ordered.masked_fill(drop, -torch.inf)
+            token[~settled] = _least(kept, index, seeds[~settled], n)
+        return token
+    if index is None:
+        index = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
+        return _least(logits, index, seeds, n)
+    return _least(logits.gather(-1, index), index, seeds, n)
+
+
+def _least(
+    logits: Float[Tensor, "batch kept"],
+    tokens: Int[Tensor, "batch kept"],
+    seeds: Int[Tensor, " batch"],
+    n: int,
+) -> Int[Tensor, " batch"]:
+    """The token of least noise over probability: drawn as often as it is likely."""
+    best = (logits - _waiting(seeds, n, tokens).log_()).argmax(-1, keepdim=True)
+    return tokens.gather(-1, best)[:, 0]
 
 
 def _waiting(
     seeds: Int[Tensor, " batch"], n: int, tokens: Int[Tensor, "batch kept"]
 ) -> Float[Tensor, "batch kept"]:
-    """Exponential noise of these tokens at the row's step `n`: the token of least noise over probability is drawn."""
+    """Exponential noise of these tokens at the row's step `n`."""
     key = _mixed(_mixed(seeds) + n)
-    bits = _mixed(key[:, None] ^ _mixed(tokens))
-    uniform = ((bits >> 11) & ((1 << 53) - 1)).double().add_(0.5).mul_(2.0**-53)
-    return -uniform.log_()
+    bits = _mixed(tokens * _FIRST ^ key[:, None])
+    # Least where bits are few, and there a float32 is as fine as they are.
+    uniform = (bits >> 11).bitwise_and_((1 << 53) - 1).float().add_(0.5).mul_(2.0**-53)
+    return uniform.neg_().log1p_().neg_()
 
 
 def _mixed(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """splitmix64 (Steele et al. 2014): whole numbers to ones that look random; int64 wraps around."""
     x = x + _GOLDEN
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        x.bitwise_xor_((x >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
+    return x.bitwise_xor_((x >> 31).bitwise_and_((1 << 33) - 1))
 
 
 def _outside_nucleus(
     logits: Float[Tensor, "batch d_vocab"], top_p: float
 ) -> Bool[Tensor, "batch d_vocab"]:
     """The unlikeliest tokens that together have no more than 1 - `top_p`, as transformers drops them."""
-    _, index, drop = _nucleus(logits, top_p)
-    return torch.ones_like(logits, dtype=torch.bool).scatter(-1, index, drop)
+    _, index, drop, settled = _nucleus(logits, top_p)
+    outside = torch.ones_like(logits, dtype=torch.bool).scatter(-1, index, drop)
+    if not bool(settled.all()):
+        _, index, drop = _sorted_nucleus(logits[~settled], top_p)
+        outside[~settled] = torch.empty_like(drop).scatter(-1, index, drop)
+    return outside
 
 
 def _nucleus(
     logits: Float[Tensor, "batch d_vocab"], top_p: float
-) -> tuple[Float[Tensor, "batch kept"], Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
-    """Logits in order, the unlikeliest first, of which tokens they are, and whether they are outside the nucleus.
+) -> tuple[
+    Float[Tensor, "batch kept"],
+    Int[Tensor, "batch kept"],
+    Bool[Tensor, "batch kept"],
+    Bool[Tensor, " batch"],
+]:
+    """The likeliest tokens' logits in order, the unlikeliest first, of which tokens they are, which are outside the
+    nucleus, and in which rows this is settled.
 
-    Putting the whole vocabulary in order takes longer than all else in drawing. It is done only where the likeliest
-    tokens do not settle the matter: the nucleus is larger, ends among equals, or ends within rounding of `top_p`.
+    Putting the whole vocabulary in order takes longer than all else in drawing. The likeliest tokens settle the matter
+    unless the nucleus is larger, ends among equals, or ends within rounding of `top_p`.
     """
-    if logits.shape[-1] > _LIKELIEST:
-        ordered, index = logits.topk(_LIKELIEST)
-        ordered, index = ordered.flip(-1), index.flip(-1)
-        total = (ordered - logits.logsumexp(-1, keepdim=True)).exp().double().cumsum(-1)
-        total += 1 - total[:, -1:]
-        drop = total <= 1 - top_p
-        n = drop.sum(-1, keepdim=True).clamp(1, _LIKELIEST - 1)
-        ends = drop[:, :1] & (ordered.gather(-1, n - 1) < ordered.gather(-1, n))
-        if bool(ends.all() & ((total - (1 - top_p)).abs() > _ROUNDING).all()):
-            return ordered, index, drop
+    if logits.shape[-1] <= _LIKELIEST:
+        return *_sorted_nucleus(logits, top_p), logits.new_ones(len(logits)).bool()
+    ordered, index = logits.topk(_LIKELIEST)
+    ordered, index = ordered.flip(-1), index.flip(-1)
+    total = (ordered - logits.logsumexp(-1, keepdim=True)).exp().double().cumsum(-1)
+    total += 1 - total[:, -1:]
+    drop = total <= 1 - top_p
+    n = drop.sum(-1, keepdim=True).clamp(1, _LIKELIEST - 1)
+    ends = drop[:, :1] & (ordered.gather(-1, n - 1) < ordered.gather(-1, n))
+    sure = ((total - (1 - top_p)).abs() > _ROUNDING).all(-1)
+    return ordered, index, drop, ends[:, 0] & sure
+
+
+def _sorted_nucleus(
+    logits: Float[Tensor, "batch d_vocab"], top_p: float
+) -> tuple[
+    Float[Tensor, "batch d_vocab"], Int[Tensor, "batch d_vocab"], Bool[Tensor, "batch d_vocab"]
+]:
+    """The same of the whole vocabulary, by transformers' own arithmetic."""
     ordered, index = logits.sort(dim=-1)
     drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
     drop[:, -1] = False  # the likeliest token always stays
