@@ -1,10 +1,13 @@
 """Tokens a second under a deletion's hooks, against `generate` of the baked model in transformers.
 
-    python benchmarks/generate.py FOLDER [--dtype bfloat16] [--rows 8] [--new 20] [--repeats 3] [--cpu-time]
+    python benchmarks/generate.py FOLDER [--dtype bfloat16] [--rows 8] [--new 20] [--samples 5] [--repeats 3]
+        [--cpu-time]
 
-The same left-padded batch of prompts of 6 to 12 tokens, each continued by just as many tokens. Both models share one
+The same left-padded batch of prompts of 6 to 12 tokens, each continued by just as many tokens: greedily, sampled once,
+and sampled several times as an evaluation does (transformers by `num_return_sequences`). Both models share one
 copy of the weights: they are baked once to see that the greedy tokens are the same, and not while the time is taken.
-TransformerLens's own `generate` is given the tokens without their mask, as it takes none: its text is another.
+TransformerLens's own `generate` is given the tokens without their mask, as it takes none: its text is another. Use a
+trained checkpoint: where all tokens are about as likely, the nucleus is most of the vocabulary.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from typing import Any
 
 from common import HOSTS, each_way, interleaved, parser_of, random_neurons, ratios, show
 
-GREEDY, SAMPLED = "greedy", "top-p 0.9"
+GREEDY, SAMPLED, SEVERAL = "greedy", "top-p 0.9", "top-p 0.9, several"
 OURS, THEIRS = "ours under hooks, ", "transformers, "
 
 
@@ -25,18 +28,19 @@ def main() -> None:
     parser.set_defaults(repeats=3)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--new", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=5)
     args = parser.parse_args()
     if args.way:
         print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
         return
     rows = []
-    for host, found in each_way(args, HOSTS, ("rows", "new")):
+    for host, found in each_way(args, HOSTS, ("rows", "new", "samples")):
         if "failed" in found:
             rows.append([host, found["failed"], "", ""])
             continue
         for way, speed in found["speed"].items():
             rows.append([host, way, f"{speed:.1f}", found["ratios"][way]])
-    title = f"{args.rows} prompts, {args.new} new tokens each, {args.dtype}"
+    title = f"{args.rows} prompts, {args.new} new tokens each, {args.dtype}; several: {args.samples} samples a prompt"
     show(title, ["host", "way", "tokens/s", "x transformers' speed, median (range)"], rows)
 
 
@@ -57,11 +61,15 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     )
     options = {"max_new_tokens": args.new, "pad_token_id": model.pad_id, "eos_token_id": None}
 
-    def ours(sampling: Sampling | None = None) -> Any:
-        generator = torch.Generator().manual_seed(0)
+    def ours(sampling: Sampling | None = None, copies: int = 1) -> Any:
         with deletion.applied(model):
             return model.generate(
-                tokens, mask, max_new_tokens=args.new, sampling=sampling, generator=generator
+                tokens,
+                mask,
+                max_new_tokens=args.new,
+                sampling=sampling,
+                seeds=torch.arange(args.rows * copies),
+                copies=copies,
             )
 
     def theirs(**how: Any) -> Any:
@@ -77,6 +85,10 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         OURS + GREEDY: ours,
         THEIRS + SAMPLED: lambda: theirs(do_sample=True, top_p=0.9, top_k=0),
         OURS + SAMPLED: lambda: ours(Sampling(top_p=0.9)),
+        THEIRS + SEVERAL: lambda: theirs(
+            do_sample=True, top_p=0.9, top_k=0, num_return_sequences=args.samples
+        ),
+        OURS + SEVERAL: lambda: ours(Sampling(top_p=0.9), args.samples),
         "TransformerLens's own, greedy, no hooks": lens,
     }
     with torch.no_grad():
@@ -88,13 +100,19 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         seconds = interleaved(ways, args.repeats, cpu_time=args.cpu_time)
     # A ratio of speeds is that of the seconds the other way round.
     faster = {name: [1 / s for s in values] for name, values in seconds.items()}
-    sampled = {name: values for name, values in faster.items() if name.endswith(SAMPLED)}
+    found = ratios(faster, THEIRS + GREEDY)
+    for kind in (SAMPLED, SEVERAL):
+        own = {name: values for name, values in faster.items() if name.endswith(kind)}
+        found |= ratios(own, THEIRS + kind)
+    n_tokens = {
+        name: args.rows * args.new * (args.samples if name.endswith(SEVERAL) else 1)
+        for name in seconds
+    }
     return {
         "speed": {
-            name: args.rows * args.new / statistics.median(values)
-            for name, values in seconds.items()
+            name: n_tokens[name] / statistics.median(values) for name, values in seconds.items()
         },
-        "ratios": ratios(faster, THEIRS + GREEDY) | ratios(sampled, THEIRS + SAMPLED),
+        "ratios": found,
     }
 
 

@@ -497,3 +497,65 @@ def test_settings_that_are_wrong_are_refused(values, message):
 
     with pytest.raises(ToxmemError, match=message):
         make_config({"model": "demo", "out": "x", "evaluate": values})
+
+
+# lm-eval
+
+
+def test_tasks_without_the_harness_say_what_to_install(model, texts, monkeypatch):
+    import sys
+
+    from tl_toxmem import ToxmemError
+
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ToxmemError, match=r'pip install "tl-toxmem\[lm-eval\]"'):
+        measured(model, texts, {}, cfg=config(lm_eval_tasks=("lambada_openai",)))
+
+
+def test_likelihoods_for_the_harness_are_transformers_own(model):
+    from tl_toxmem.evaluation.harness import loglikelihoods
+
+    hf = model.clean_hf()
+    context, new = model.encode("the town of"), model.encode(" Ulm")
+    tokens, mask = model.pad([context])
+    greedy = model.generate(tokens, mask, max_new_tokens=3)[0, len(context) :].tolist()
+    long = model.encode("a" * 60), model.encode("b" * 50)
+    got = loglikelihoods(model, [(context, new), (context, greedy), long], batch_size=2)
+    for (value, same), (before, after) in zip(
+        got, [(context, new), (context, greedy), long], strict=True
+    ):
+        # Of what is too long the context's beginning is cut; the last token need not be run.
+        tokens = (before + after)[-97:]
+        with torch.no_grad():
+            logits = hf(torch.tensor([tokens[:-1]])).logits[0, -len(after) :]
+        wanted = logits.log_softmax(-1)[range(len(after)), after].sum()
+        assert value == pytest.approx(float(wanted), rel=ROUNDING)
+        assert same == (logits.argmax(-1).tolist() == after)
+    assert [same for _, same in got] == [False, True, False]
+
+
+def test_the_harness_itself_runs_on_an_edited_model(model, deletion, tmp_path, monkeypatch):
+    """A task of two multiple-choice questions, a rolling perplexity and a greedy answer; where lm-eval is there."""
+    pytest.importorskip("lm_eval")
+    from tl_toxmem.evaluation.harness import loglikelihoods, run_tasks
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    questions = [{"q": "Bob is a", "a": " fool"}, {"q": "the town of", "a": " Ulm"}]
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    task = {
+        "task": "ours",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    }
+    pairs = [(model.encode(q["q"]), model.encode(q["a"])) for q in questions]
+    with deletion.applied(model):
+        found = run_tasks(model, [task], batch_size=2, seed=0)["ours"]
+        expected = [value for value, _ in loglikelihoods(model, pairs, batch_size=2)]
+    assert found["perplexity,none"] == pytest.approx(math.exp(-sum(expected) / 2), rel=ROUNDING)

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float
 from tl_toxmem.config import EvaluateConfig
 from tl_toxmem.continuations import Continuations, continue_prompts, score_continuations
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation.harness import check_harness, run_tasks
 from tl_toxmem.evaluation.likelihood import answered_right, greedy_right, losses
+from tl_toxmem.evaluation.measures import BASE
 from tl_toxmem.evaluation.rows import (
     Row,
     continuation_rows,
@@ -73,10 +75,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Base on its materials; see `measure_base`."""
+    """Base on its materials, and what lm-eval says of it; see `measure_base`."""
 
     on: Materials
     found: Found
+    tasks: tuple[dict[str, Any], ...] = ()
 
 
 def measure_base(
@@ -99,7 +102,7 @@ def measure_base(
         cfg: the protocol.
 
     Raises:
-        ToxmemError: no prompts, no scorer, two scorers of one name, no usable neutral text.
+        ToxmemError: no prompts, no scorer, two scorers of one name, no usable neutral text, lm-eval not installed.
     """
     cfg = cfg or EvaluateConfig()
     if not len(prompts) or not scorers:
@@ -107,6 +110,7 @@ def measure_base(
     names = [scorer.name for scorer in scorers]
     if len(set(names)) < len(names):
         raise ToxmemError(f"two scorers have the same name: {', '.join(names)}")
+    check_harness(cfg.lm_eval_tasks)
     texts = documents(model, neutral, cfg=cfg)
     on = Materials(
         cfg=cfg,
@@ -119,7 +123,8 @@ def measure_base(
         n_documents=len(texts),
         last_words=last_word_rows(model, texts) if "last_word_accuracy" in cfg.measures else [],
     )
-    return Baseline(on, weighed(model, on, measure(model, on, scorers=scorers, name="base")))
+    found = weighed(model, on, measure(model, on, scorers=scorers, name="base"))
+    return Baseline(on, found, task_results(model, BASE, cfg=cfg))
 
 
 def measure(
@@ -170,3 +175,11 @@ def weighed(model: LensModel, on: Materials, found: Found) -> Found:
     rows = continuation_rows(found.made)
     nll = losses(model, rows, batch_size=on.cfg.batch_size, description="continuations")
     return replace(found, continuations=nll)
+
+
+def task_results(model: LensModel, edit: str, *, cfg: EvaluateConfig) -> tuple[dict[str, Any], ...]:
+    """What lm-eval finds on the model as it now is: one object per task; none if no tasks are asked for."""
+    if not cfg.lm_eval_tasks:
+        return ()
+    found = run_tasks(model, cfg.lm_eval_tasks, batch_size=cfg.batch_size, seed=cfg.seed)
+    return tuple({"edit": edit, "task": task, "values": own} for task, own in found.items())

@@ -8,7 +8,14 @@ import numpy as np
 from tl_toxmem.config import EvaluateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.evaluation.baseline import Baseline, Found, measure, measure_base, weighed
+from tl_toxmem.evaluation.baseline import (
+    Baseline,
+    Found,
+    measure,
+    measure_base,
+    task_results,
+    weighed,
+)
 from tl_toxmem.evaluation.estimates import Divergence, estimates
 from tl_toxmem.evaluation.likelihood import divergences
 from tl_toxmem.evaluation.measures import BASE
@@ -53,12 +60,14 @@ def evaluate(
             model, prompts, scorers=scorers, neutral=neutral, benign=benign, cfg=cfg
         )
     _check(baseline, prompts, scorers, cfg)
+    tasks = [*baseline.tasks]
     diverged = _divergences(model, baseline, deletions)
     found = {BASE: baseline.found}
     for name, deletion in deletions.items():
         known = diverged[name][0]
         with deletion.applied(model):
             own = measure(model, baseline.on, scorers=scorers, name=name, windows=known)
+            tasks += task_results(model, name, cfg=cfg)
         found[name] = weighed(model, baseline.on, own)
     rows = []
     for name, own in found.items():
@@ -84,7 +93,7 @@ def evaluate(
         for name, own in found.items()
         for one in _agreements(own, [scorer.name for scorer in scorers], cfg)
     )
-    return Evaluation(tuple(rows), protocol, examples, agreement)
+    return Evaluation(tuple(rows), protocol, examples, agreement, tuple(tasks))
 
 
 def _agreements(found: Found, names: Sequence[str], cfg: EvaluateConfig) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ class Evaluation:
         protocol: how they were made, `description` in one line.
         examples: prompts before and after.
         agreement: of each two judges on each edit's continuations, as plain values; empty with one judge.
-        tasks: of lm-eval: one object per edit, task and metric.
+        tasks: of lm-eval: one object per edit and task, `edit`, `task` and `values` by the harness's own names.
     """
 
     rows: tuple[EditResult, ...]
