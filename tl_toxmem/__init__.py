@@ -32,12 +32,17 @@ _PLACES = {
     "joint_effect": "select",
     "select_greedily": "select",
     "select_neurons": "select",
+    "search_deletion": "select",
+    "learn_gates": "gates",
     "Deletion": "deletion",
     "NeuronCard": "cards",
     "neuron_cards": "cards",
     "load_scorer": "scorers",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "make_material": "comparison",
     "bake": "baking",
     "bake_checkpoint": "filebake",
     "revert_checkpoint": "filebake",
@@ -71,12 +76,17 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "joint_effect",
     "select_greedily",
     "select_neurons",
+    "search_deletion",
+    "learn_gates",
     "Deletion",
     "NeuronCard",
     "neuron_cards",
     "load_scorer",
     "Evaluation",
     "evaluate",
+    "Comparison",
+    "compare",
+    "make_material",
     "bake",
     "bake_checkpoint",
     "revert_checkpoint",
@@ -97,12 +107,14 @@ if TYPE_CHECKING:
     )
     from tl_toxmem.baking import bake
     from tl_toxmem.cards import NeuronCard, neuron_cards
+    from tl_toxmem.comparison import Comparison, compare, make_material
     from tl_toxmem.config import AttributeConfig, RunConfig, SelectConfig
     from tl_toxmem.deletion import Deletion
     from tl_toxmem.errors import ToxmemError
     from tl_toxmem.evaluation import Evaluation, evaluate
     from tl_toxmem.export import export_checkpoint, verify_checkpoint
     from tl_toxmem.filebake import bake_checkpoint, revert_checkpoint
+    from tl_toxmem.gates import learn_gates
     from tl_toxmem.mining import Mined, mine
     from tl_toxmem.model import LensModel
     from tl_toxmem.neurons import NeuronSet
@@ -113,6 +125,7 @@ if TYPE_CHECKING:
         choose_k,
         control_sets,
         joint_effect,
+        search_deletion,
         select_greedily,
         select_neurons,
     )
