@@ -142,7 +142,7 @@ pd.DataFrame({"prompt": [p.prompt for p in report], **said}).head(8)
 # ## Measured on held-out prompts, against controls
 #
 # A lower rate alone proves little: any damage to a model changes what it says. So the same law is put on
-# as many random neurons: of the same layers and as loud, of the early third of the stack, of anywhere. All edits
+# as many random neurons: of the same layers and about as loud, of the early third of the stack, of anywhere. All edits
 # draw the same random numbers. The price is read off three things: perplexity of neutral text that nothing
 # was chosen on, how far the next-token law moves there (`kl_neutral`), and how many benign people are
 # still described right.

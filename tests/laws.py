@@ -2,9 +2,15 @@
 
 import torch
 
-SINGLE = ("zero", "mean", "scale", "input gain", "low rank")
-PAIRS = tuple((first, second) for first in SINGLE for second in SINGLE)
-SHIFTING = "mean"  # needs an output bias, which gated MLPs as a rule have not
+_KINDS = ("zero", "mean", "scale", "input gain", "low rank")
+SINGLE = (*_KINDS, "constant")
+PAIRS = (
+    *((first, second) for first in _KINDS for second in _KINDS),
+    ("constant", "low rank"),
+    ("low rank", "constant"),
+    ("constant", "constant"),
+)
+SHIFTING = {"mean", "constant"}  # need an output bias, which gated MLPs as a rule have not
 
 
 def make(law, *, seed: int = 0):
@@ -24,6 +30,9 @@ def make(law, *, seed: int = 0):
         return Deletion.scale(neurons, -0.7 + seed)
     if law == "input gain":
         return Deletion.input_gain(neurons, torch.rand(len(neurons), generator=draw) * 2 - 0.5)
+    if law == "constant":
+        vector = torch.randn(32, generator=draw)
+        return Deletion.constant({1 + seed: vector}, n_layers=4, d_mlp=128)
 
     def parts():
         U = torch.zeros(128, 2)

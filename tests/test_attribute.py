@@ -405,7 +405,9 @@ def test_contrast_is_the_difference_of_mean_activations(load, host, prompts):
 
 
 def test_scores_survive_a_file(load, prompts, tmp_path):
-    from tl_toxmem import NeuronScores, attribute_neurons
+    from dataclasses import replace
+
+    from tl_toxmem import NeuronScores, ToxmemError, attribute_neurons
     from tl_toxmem.config import AttributeConfig
 
     cfg = AttributeConfig(verify_top=3, verify_random=4, method="integrated_gradients", steps=2)
@@ -421,6 +423,14 @@ def test_scores_survive_a_file(load, prompts, tmp_path):
         dict(scores.facts),
     )
     assert again.frame(5).equals(scores.frame(5))
+    assert again.model_name == scores.model_name != ""
+    assert again.architecture == scores.architecture == "gpt2"
+    assert f"of {scores.model_name}" in repr(again)
+    assert f"residual at most {scores.facts['residual']:.2g} (nats)" in repr(again)
+    unmarked = replace(scores, model_name="", architecture="")
+    unmarked.check_model(load())
+    with pytest.raises(ToxmemError, match="a gpt2 model, and .* is llama"):
+        scores.check_model(load(arch="llama"))
     assert "integrated_gradients" in scores._repr_html_()
 
 
@@ -439,12 +449,15 @@ def test_bad_input_is_said_in_one_line(load, prompts):
         attribute_neurons(model, prompts, cfg=config("experts"), texts=one_class)
     with pytest.raises(ToxmemError, match="'probe' needs labelled text"):
         attribute_neurons(model, prompts, cfg=config("probe"))
+    half = [Labelled(f"text {i}", i % 2 == 1) for i in range(39)] + [Labelled("\ud83d", True)]
+    with pytest.raises(ToxmemError, match="labelled text 40 has half of a surrogate pair"):
+        attribute_neurons(model, prompts, cfg=config("experts"), texts=Texts(labelled=half))
     with pytest.raises(ToxmemError, match="'contrast' needs benign prompts"):
         attribute_neurons(model, prompts, cfg=config("contrast"))
     with pytest.raises(ToxmemError, match="nothing to attribute"):
         attribute_neurons(model, PromptSet.of([]), cfg=config("gradient"))
     scores = attribute_neurons(model, prompts, cfg=config("gradient"))
-    with pytest.raises(ToxmemError, match="k is 513, the model has 512 neurons"):
+    with pytest.raises(ToxmemError, match=r"k is 513: .* 0 to 512 \(the model has 512 neurons\)"):
         scores.top(513)
     with pytest.raises(ToxmemError, match="no cost"):
         scores.per_cost(floor=0.1)
@@ -471,6 +484,7 @@ def test_bad_input_is_said_in_one_line(load, prompts):
         ('{"text": "x", "toxic": 1}', "line 2: give"),
         ('{"text": " ", "toxic": true}', "line 2: give"),
         ("[1]", "line 2: give"),
+        ('{"text": "x \\ud83d", "toxic": true}', "line 2: the text has half of a surrogate pair"),
     ],
 )
 def test_labelled_text_is_read_or_refused_by_line(tmp_path, line, message):
@@ -480,6 +494,15 @@ def test_labelled_text_is_read_or_refused_by_line(tmp_path, line, message):
     path = tmp_path / "labelled.jsonl"
     path.write_text('{"text": "fine", "toxic": false}\n\n')
     assert read_labelled(path) == [Labelled("fine", False)]
+    # Neither the mark that some editors put first nor a separator that JSON leaves as it is ends or spoils a line.
+    path.write_text('\ufeff{"text": "two\u2028lines", "toxic": true}\r\n', encoding="utf-8")
+    assert read_labelled(path) == [Labelled("two\u2028lines", True)]
+    path.write_text("\n")
+    with pytest.raises(ToxmemError, match="has no texts: give"):
+        read_labelled(path)
+    path.write_text('{"text": "x"}', encoding="utf-16")
+    with pytest.raises(ToxmemError, match=r"is no UTF-8 text \(.*\): save it as UTF-8"):
+        read_labelled(path)
     path.write_text('{"text": "fine", "toxic": false}\n' + line)
     with pytest.raises(ToxmemError, match=message):
         read_labelled(path)

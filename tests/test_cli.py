@@ -81,7 +81,7 @@ def test_averages_at_an_unknown_place_are_refused(tmp_path):
         (["--model", "demo", "--set", "trace.windw=3"], ["trace.windw", "window"]),
         (["--model", "demo", "--set", "trace.window"], ["KEY=VALUE"]),
         (["--model", "demo", "--set", "model.x=1"], ["model is a value"]),
-        (["--model", "demo", "--set", "select.k=4000"], ["at most 1536", "controls"]),
+        (["--model", "demo", "--set", "select.k=4000"], ["at most 1024", "control"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
         (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),
@@ -261,3 +261,28 @@ def test_apply_to_another_model(cli, gpt2_folder, file, tmp_path):
     refused(cli("apply", tmp_path / "x", other, no), no, "x is missing")
     refused(cli("apply", delta, tmp_path / "x", no), no, "no model folder at")
     assert "exists: choose a folder" in cli("apply", delta, gpt2_folder, first).stderr
+
+
+def test_several_judges_on_the_command_line(cli, tmp_path):
+    from tiny_judges import make_checkpoint
+
+    from tl_toxmem.store import RunFolder
+
+    out, unhashed = tmp_path / "run", tmp_path / "judge.ckpt"
+    unhashed.write_bytes(b"no checkpoint")
+
+    def run(*scorers, trust=()):
+        small = ["trace.max_prompts=1", "trace.n_noise=1", "trace.parts=false"]
+        options = [word for name in scorers for word in ("--scorer", name)]
+        options += [word for size in small for word in ("--set", size)]
+        return cli("trace", "--model", "demo", *options, *trust, "--out", out)
+
+    bad = f"detoxify:{unhashed}"
+    refused(run("profanity", bad), out, "does not carry its SHA-256", "--trust-pickle")
+    # Trusted, it gets as far as its missing configuration.
+    refused(run("profanity", bad, trust=["--trust-pickle"]), out, "lacks config.json")
+    refused(run("profanity", "profanity"), out, "name each judge once")
+    second = f"detoxify:{make_checkpoint(tmp_path / 'second')}"
+    done = run("profanity", second)
+    assert done.exit_code == 0, done.output
+    assert RunFolder(out).config().scorers == ("profanity", second)

@@ -84,6 +84,15 @@ def test_damaged_files(tmp_path):
             lambda d, n: d.low_rank({0: (torch.ones(128, 1) / 0, torch.ones(1, 32))}, n_layers=4),
             "finite values of U and V",
         ),
+        (lambda d, n: d.constant({}, n_layers=4, d_mlp=128), "at least one layer"),
+        (
+            lambda d, n: d.constant({4: torch.ones(32)}, n_layers=4, d_mlp=128),
+            "no layer 4: the model has layers 0 to 3",
+        ),
+        (
+            lambda d, n: d.constant({0: torch.ones(32) / 0}, n_layers=4, d_mlp=128),
+            "values that are not finite",
+        ),
     ],
 )
 def test_what_is_no_law(build, message):

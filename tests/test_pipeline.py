@@ -40,10 +40,11 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
     from tl_toxmem.store import ARTEFACTS
 
     provenance = json.loads((finished / "provenance.json").read_text())
-    assert set(provenance["outputs"]) == set(ARTEFACTS.values())
+    made = set(ARTEFACTS.values()) - {ARTEFACTS["compare"]}
+    assert set(provenance["outputs"]) == made
     assert set(provenance["inputs"]) == {"prompts", "benign", "neutral", "model"}
     assert sorted(p.name for p in finished.iterdir()) == sorted(
-        [*ARTEFACTS.values(), "8_report.html", "config.toml", "provenance.json"]
+        [*made, "8_report.html", "cache", "config.toml", "provenance.json"]
     )
     rows = json.loads((finished / "6_evaluation.json").read_text())["rows"]
     assert [row["edit"] for row in rows] == [
@@ -56,6 +57,9 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
     ]
     for row in rows:
         assert {"value", "low", "high", "n"} == set(row["toxicity_rate"])
+    page = (finished / "8_report.html").read_text()
+    assert "Loudness of the controls against the selection" in page
+    assert "not measured" not in page, "every selected neuron is deleted alone as well"
 
 
 def test_a_second_call_does_nothing_again(finished):
@@ -69,36 +73,51 @@ def test_a_second_call_does_nothing_again(finished):
     assert changed <= {"8_report.html"}
 
 
-@pytest.mark.parametrize(
-    "stage", ["prompts", "trace", "attribute", "select", "delete", "evaluate", "export"]
-)
-def test_killed_at_a_stage_and_resumed(finished, tmp_path, stage):
-    """SIGKILL as the stage begins; the repeated command gives the same numbers."""
+def test_killed_at_every_stage_and_resumed(finished, tmp_path):
+    """SIGKILL as each stage ends, written but not recorded, in one run; repeated, it gives the same numbers.
+
+    The processes that are killed are forks of one that has only imported, which is what takes time.
+    """
     from tl_toxmem import run
+    from tl_toxmem.config import STAGES
 
     out = tmp_path / "killed"
     code = (
-        "import os, signal, sys, json, socket\n"
-        "from pathlib import Path\n"
+        "import json, os, signal, sys, torch\n"
         "from tl_toxmem import run\n"
         "from tl_toxmem.config import make_config\n"
         "import tl_toxmem.pipeline.stages as stages\n"
-        "stage = sys.argv[1]\n"
-        "true = stages.STAGE_FUNCTIONS[stage]\n"
-        "def killed(model, cfg, inputs, folder):\n"
-        "    true(model, cfg, inputs, folder)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"  # written, but not yet recorded
-        "stages.STAGE_FUNCTIONS[stage] = killed\n"
-        "run(make_config(json.loads(sys.argv[2])))\n"
+        "cfg = make_config(json.loads(sys.argv[1]))\n"
+        "for stage in sys.argv[2:]:\n"
+        "    if not os.fork():\n"
+        "        torch.set_num_threads(1)\n"
+        "        true = stages.STAGE_FUNCTIONS[stage]\n"
+        "        def killed(model, cfg, inputs, folder):\n"
+        "            true(model, cfg, inputs, folder)\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        stages.STAGE_FUNCTIONS[stage] = killed\n"
+        "        run(cfg, announce=lambda name: print(name, end=' ', flush=True))\n"
+        "    _, status = os.wait()\n"
+        "    print(os.WTERMSIG(status), (cfg.out / '8_report.html').exists(), flush=True)\n"
     )
     values = json.dumps({"model": "demo", "out": str(out), **SMALL})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, stage, values], env=environment, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert not (out / "8_report.html").exists()
-    stages = []
-    run(config(out), announce=stages.append)
-    assert stages[0] == stage, "what was recorded is kept, what was not is made again"
+    stages = STAGES[: STAGES.index("compare")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, values, *stages],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    for before, stage, line in zip(("prompts", *stages), stages, lines, strict=False):
+        # What was recorded is kept, what was not is made again.
+        began = list(dict.fromkeys([before, stage]))
+        assert line == [*began, str(signal.SIGKILL.value), "False"], done.stderr
+    assert len(lines) == len(stages)
+    again = []
+    run(config(out), announce=again.append)
+    assert again == ["export", "report"]
     for name in NUMBERS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -176,13 +195,78 @@ def test_a_trace_killed_between_prompts_goes_on(finished, tmp_path, monkeypatch)
     assert found.robustness.place == whole.robustness.place
 
 
-def test_another_configuration_is_refused(finished):
+def test_another_model_or_split_is_refused(finished):
     from tl_toxmem import ToxmemError, run
 
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
-    with pytest.raises(ToxmemError, match=r"another configuration \(differs in trace\)"):
-        run(config(finished, trace={"max_prompts": 3}))
+    with pytest.raises(ToxmemError, match=r"another configuration \(differs in split\)"):
+        run(config(finished, split={"max_find": 3}))
+    with pytest.raises(ToxmemError, match=r"another configuration \(differs in dtype\)"):
+        run(config(finished, dtype="bfloat16"))
     assert before == {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({}, None),
+        ({"prompts": "elsewhere.jsonl"}, None),
+        ({"seed": 1}, "prompts"),
+        ({"dtype": "float64"}, "prompts"),
+        ({"trace": {"n_noise": 3}}, "trace"),
+        ({"attribute": {"method": "ablation"}}, "attribute"),
+        ({"select": {"k": 3}}, "select"),
+        ({"delete": {"law": "mean"}}, "select"),
+        ({"scorer": "detoxify:original"}, "select"),  # it judges how many
+        ({"evaluate": {"threshold": 0.4}}, "select"),
+        ({"evaluate": {"n_continuations": 4}}, "evaluate"),
+        ({"select": {"k": 5}, "evaluate": {"threshold": 0.4}}, "evaluate"),
+        ({"export": {"n_prompts": 2}}, "export"),
+        ({"compare": {"methods": ["x"]}}, "compare"),
+    ],
+    ids=str,
+)
+def test_a_stage_rests_on_its_own_settings_and_those_before_it(change, first):
+    from tl_toxmem.config import STAGES, make_config, stage_hash
+
+    own = {"model": "demo", "out": "x"}
+    base = {**own, "select": {"k": 5}} if change.get("select", {}).get("k") == 5 else own
+    changed, before = make_config({**own, **change}), make_config(base)
+    differ = {s for s in STAGES if stage_hash(changed, s) != stage_hash(before, s)}
+    expected = set(STAGES[STAGES.index(first) :]) if first else set()
+    if first in ("export", "compare"):
+        expected = {first}
+    assert differ == expected
+
+
+def test_other_settings_of_a_stage_redo_it_and_what_follows(finished, tmp_path):
+    """Nothing before it is touched; the record says what each stage was made under."""
+    import shutil
+
+    from tl_toxmem import run
+    from tl_toxmem.config import stage_hash
+
+    out = tmp_path / "copy"
+    shutil.copytree(finished, out)
+    (out / "9_comparison.parts").mkdir()
+    changed = config(out, select={**SMALL["select"], "k": 3})
+    stages, said = [], []
+    run(changed, until="delete", announce=stages.append, tell=said.append)
+    assert stages == ["select", "delete"]
+    assert said == [
+        f"{out}: other settings than before in select outdate select, delete, evaluate, export"
+    ]
+    assert not (out / "9_comparison.parts").exists(), "what it kept was made under other settings"
+    for name in ("1_prompts.jsonl", "2_trace.safetensors", "3_scores.safetensors"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    provenance = json.loads((out / "provenance.json").read_text())
+    done = ["prompts", "trace", "attribute", "select", "delete"]
+    assert provenance["stages"] == {stage: stage_hash(changed, stage) for stage in done}
+    assert provenance["config_hash"] == changed.hash()
+    assert json.loads((out / "4_neurons.json").read_text())["k"] == 3
+    stages, said = [], []
+    run(changed, until="delete", announce=stages.append, tell=said.append)
+    assert not stages and not said
 
 
 def test_a_changed_artefact_is_refused(finished, tmp_path):

@@ -89,3 +89,60 @@ def test_bos_is_never_corrupted(gpt2_folder):
     item = align(model, PromptSet.of([Prompt(prompt="ab", target="c")]))[0]
     assert item.tokens[0] == model.tokenizer.bos_token_id
     assert item.subject == (1, 3)
+
+
+def test_a_lead_in_stands_between_prompt_and_target(load):
+    """The target is asked about after it; generation begins before it."""
+    from tl_toxmem import Prompt, PromptSet
+    from tl_toxmem.config import EvaluateConfig
+    from tl_toxmem.continuations import sample_continuations
+    from tl_toxmem.tokens import align, target_log_probs
+
+    model = load()
+    led = Prompt(prompt="see Bob run", lead_in=" and be", target=" far")
+    joined = Prompt(prompt="see Bob run and be", target=" far")
+    assert led.start == joined.prompt and led.from_start().prompt == joined.prompt
+    one, other = align(model, PromptSet.of([led, joined]))
+    assert one.full == other.full and one.subject == other.subject and one.words == other.words
+    assert "".join(one.words[: len(one.asked)]) == "see Bob run"
+    assert other.asked == other.tokens
+    both = target_log_probs(model, PromptSet.of([led, joined]))
+    assert both[0] == both[1]
+    cfg = EvaluateConfig(n_continuations=2, max_new_tokens=4)
+    bare = Prompt(prompt="see Bob run", target=" far")
+    says = [sample_continuations(model, PromptSet.of([p]), cfg=cfg) for p in (led, bare, joined)]
+    assert says[0] == says[1] != says[2]
+
+
+def test_traced_and_attributed_as_if_it_were_of_the_prompt(load):
+    import torch
+
+    from tl_toxmem import Prompt, PromptSet, attribute_neurons, causal_trace
+    from tl_toxmem.config import AttributeConfig, TraceConfig
+
+    model = load()
+    more = {"target": " far", "subject": "Bob", "neutral_target": "?"}
+    led = PromptSet.of([Prompt(prompt="see Bob", lead_in=" run", counterfactual="ask Tim", **more)])
+    joined = PromptSet.of([Prompt(prompt="see Bob run", counterfactual="ask Tim run", **more)])
+    for corruption in ("noise", "replace"):
+        cfg = TraceConfig(
+            n_noise=2, corruption=corruption, metric="logit_diff", metrics=(), parts=False
+        )
+        one, other = (causal_trace(model, prompts, cfg=cfg) for prompts in (led, joined))
+        assert torch.equal(one.restored.nan_to_num(), other.restored.nan_to_num())
+        assert one.words == other.words
+    cfg = AttributeConfig(verify_top=0)
+    one, other = (attribute_neurons(model, prompts, cfg=cfg) for prompts in (led, joined))
+    assert torch.equal(one.scores, other.scores)
+
+
+def test_a_lead_in_is_written_refused_empty_and_part_of_the_id(tmp_path):
+    from tl_toxmem import Prompt, PromptSet, ToxmemError
+
+    plain, led = Prompt(prompt="a", target=" b"), Prompt(prompt="a", lead_in=" so", target=" b")
+    assert plain.id != led.id and plain.start == "a" and plain.hash == led.hash
+    PromptSet.of([plain, led]).write(tmp_path / "p.jsonl")
+    assert PromptSet.read(tmp_path / "p.jsonl") == PromptSet.of([plain, led])
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "target": " b", "lead_in": ""}')
+    with pytest.raises(ToxmemError, match="line 1: lead_in is empty"):
+        PromptSet.read(tmp_path / "p.jsonl")

@@ -6,18 +6,23 @@ Offline: tiny checkpoints in Detoxify's own format, of all four families, with t
 import hashlib
 import os
 import pickle
-import random
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_judges import (
+    FAMILIES,
+    ROUNDING,
+    load,
+    make_checkpoint,
+    make_model,
+    make_tokenizer,
+    refused,
+    seal,
+    sha256_of,
+    texts,
+)
 
-# Padding changes the order of float32 sums, and weights of size 1 amplify that: 4e-6 was measured here,
-# and 4e-15 for the same models and texts in float64.
-ROUNDING = 2e-5
-WORDS = ["the", "sea", "is", "calm", "you", "are", "a", "fool", "rain", "falls", "on", "hills"]
-FAMILIES = ["Bert", "Roberta", "Albert", "XLMRoberta"]
 JUDGE = Path(__file__).parents[2] / "shared" / "judges" / "minilm" / "toxic_minilm-bd4cf006.ckpt"
 TOXIC = [
     "you are a stupid worthless piece of shit",
@@ -31,114 +36,6 @@ BENIGN = [
     "the museum has a small collection of old maps",
     "stir the soup and let it cool before serving",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        pytest.fail(f"asked the network for {args[0]!r}")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-def texts(n: int, *, seed: int = 0, longest: int = 12) -> list[str]:
-    rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(n)]
-
-
-def make_tokenizer(family: str, **kwargs):
-    import transformers
-
-    pieces = [("\u2581" + word, -1.0 - i) for i, word in enumerate(WORDS)]
-    roberta = ["<s>", "<pad>", "</s>", "<unk>"]
-    if family == "Bert":
-        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-        vocab = {name: i for i, name in enumerate(names)}
-    elif family == "Roberta":
-        letters = sorted({*"".join(WORDS), "\u0120"})
-        vocab = {name: i for i, name in enumerate([*roberta, "<mask>", *letters])}
-        kwargs["merges"] = []
-    elif family == "Albert":
-        vocab = [(n, 0.0) for n in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")] + pieces
-    else:
-        vocab = [(n, 0.0) for n in roberta] + pieces + [("<mask>", 0.0)]
-    return getattr(transformers, family + "Tokenizer")(vocab=vocab, **kwargs)
-
-
-def make_model(family: str, tokenizer, *, n_classes: int, positions: int):
-    import transformers
-
-    model_class = getattr(transformers, family + "ForSequenceClassification")
-    config = model_class.config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        embedding_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=positions,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=n_classes,
-        initializer_range=1.0,  # so that the scores spread over [0, 1]
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        return model_class(config).eval()
-
-
-def seal(file: Path) -> Path:
-    """Give a file the name that its content asks for."""
-    return file.rename(
-        file.with_name(f"tiny-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.ckpt")
-    )
-
-
-def make_checkpoint(
-    folder: Path,
-    family: str = "Bert",
-    *,
-    classes: tuple[str, ...] = ("severe_toxic", "toxic", "insult"),
-    n_classes: int | None = None,
-    limit: int | None = 96,
-    state=None,
-    **arch,
-) -> Path:
-    """A checkpoint in Detoxify's format; its `model_type` names the folder relatively, as real ones do."""
-    folder.mkdir(exist_ok=True)
-    n_classes = n_classes or len(classes)
-    tokenizer = make_tokenizer(family, **({"model_max_length": limit} if limit else {}))
-    model = make_model(family, tokenizer, n_classes=n_classes, positions=98)
-    model.config.save_pretrained(folder / "config")
-    tokenizer.save_pretrained(folder / "config")
-    args = {
-        "num_classes": n_classes,
-        "model_type": "config",
-        "model_name": f"{family}ForSequenceClassification",
-        "tokenizer_name": f"{family}Tokenizer",
-        **arch,
-    }
-    config = {"arch": {"args": args}, "dataset": {"args": {"classes": list(classes)}}}
-    content = {"config": config, "state_dict": state(model) if state else model.state_dict()}
-    torch.save(content, folder / "tiny.ckpt")
-    return seal(folder / "tiny.ckpt")
-
-
-def load(checkpoint: Path | str):
-    from tl_toxmem.scorers import load_scorer
-
-    return load_scorer(f"detoxify:{checkpoint}")
-
-
-def refused(call, *fragments: str) -> None:
-    """The call fails with one line that has all the fragments."""
-    from tl_toxmem.errors import ToxmemError
-
-    with pytest.raises(ToxmemError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for fragment in fragments:
-        assert fragment in message
 
 
 @pytest.fixture
@@ -278,9 +175,11 @@ def test_provenance_names_weights_and_versions(tmp_path):
     checkpoint = make_checkpoint(tmp_path)
     assert load(checkpoint).provenance() == {
         "scorer": f"detoxify:{checkpoint.name}",
+        "label": "toxicity",
         "detoxify": version("detoxify"),
         "transformers": version("transformers"),
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "config_sha256": sha256_of(tmp_path / "config"),
     }
     facts = load_scorer("profanity").provenance()
     assert facts["alt-profanity-check"] == version("alt-profanity-check")
@@ -309,10 +208,10 @@ def test_only_published_names_need_the_network(tmp_path):
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
-    from tl_toxmem import scorers
+    from tl_toxmem.scorers import load_scorer, profanity
 
-    monkeypatch.setattr(scorers, "find_spec", lambda name: None)
-    refused(lambda: scorers.load_scorer("profanity"), 'pip install "tl-toxmem[offline]"')
+    monkeypatch.setattr(profanity, "find_spec", lambda name: None)
+    refused(lambda: load_scorer("profanity"), 'pip install "tl-toxmem[offline]"')
 
 
 @pytest.mark.usefixtures("forbid_torch_load")
@@ -363,6 +262,28 @@ def test_a_malicious_pickle_with_its_right_hash_is_not_run(writer, tmp_path):
     assert not trace.exists()
     pickle.loads(pickle.dumps(content))  # it would have been
     assert trace.exists()
+
+
+@pytest.mark.parametrize("name", ["evil.ckpt", None], ids=["unhashed", "hashed"])
+def test_a_pickle_is_run_only_for_who_trusts_it(name, tmp_path):
+    from tl_toxmem.scorers import load_scorer
+
+    checkpoint, trace = make_checkpoint(tmp_path), tmp_path / "executed"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "more": Payload(trace)}, tmp_path / "evil.ckpt")
+    evil = tmp_path / name if name else seal(tmp_path / "evil.ckpt")
+    if name:
+        refused(lambda: load(evil), "does not carry its SHA-256", "--trust-pickle")
+    else:
+        refused(lambda: load(evil).score(["the sea"]), "cannot be opened as tensors")
+    assert not trace.exists()
+    trusting = load_scorer(f"detoxify:{evil}", trust_pickle=True)
+    assert torch.equal(trusting.score(texts(3)), load(checkpoint).score(texts(3)))
+    assert trace.exists()
+    trace.rmdir()
+    wrong = evil.rename(tmp_path / "evil-00000000.ckpt")
+    refused(lambda: load_scorer(f"detoxify:{wrong}", trust_pickle=True), "damaged")
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 no archive"])

@@ -5,6 +5,10 @@ import torch
 
 pytestmark = pytest.mark.host
 UNCHECKED = {"verify_top": 0, "verify_random": 0}
+# Of 200 neurons whose loudness spreads over four orders of magnitude, the five nearest are a few per cent away.
+AS_LOUD = 0.1
+# Effects are kept in float32.
+EXACT = 1e-5
 
 
 class Vowels:
@@ -223,6 +227,67 @@ def test_greedy_takes_what_is_left_of_an_effect(load, prompts, host):
     assert "nats" in joint.text()
 
 
+def test_layers_of_the_settings_count_everywhere(load, prompts):
+    from tl_toxmem import ToxmemError, attribute_neurons, choose_k, control_sets, select_greedily
+    from tl_toxmem.config import AttributeConfig, SelectConfig
+
+    model = load()
+    scores = attribute_neurons(
+        model, prompts, cfg=AttributeConfig(**UNCHECKED), neutral=["the cat sat"]
+    )
+    cfg = SelectConfig(method="greedy", k=3, rounds=1, candidates=10, layers="late")
+    found = select_greedily(model, prompts, scores, cfg=cfg)
+    assert found == select_greedily(model, prompts, scores, cfg=cfg, layers=(3,))
+    assert set(found.by_layer()) == {3}
+    assert set(select_greedily(model, prompts, scores, cfg=cfg, layers=(0,)).by_layer()) == {0}
+    controls = control_sets(found, scores, seed=0, cfg=cfg, benign=scores)
+    assert set(controls["decoy"].by_layer()) == {3}
+    with pytest.raises(ToxmemError, match="no layer 17: the model has layers 0 to 3"):
+        select_greedily(model, prompts, scores, cfg=cfg, layers=(17,))
+    traced = cfg.model_copy(update={"layers": "trace"})
+    with pytest.raises(ToxmemError, match=r"needs a trace: .*layers=layers_of\(cfg"):
+        choose_k(model, prompts, scores, neutral=["x y"], scorer=Vowels(), cfg=traced)
+    with pytest.raises(ToxmemError, match=r"layers=layers_of\(cfg"):
+        control_sets(found, scores, seed=0, cfg=traced, benign=scores)
+
+
+@pytest.mark.parametrize("name", ["zero", "scale", "mean", "input_gain"])
+def test_effects_are_of_the_law_that_is_used(load, prompts, host, name):
+    """Joint effects, single ones and cards against really deleting by that law."""
+    from tl_toxmem import Deletion, NeuronSet, joint_effect, neuron_cards
+    from tl_toxmem.attribute import measure_ablations
+    from tl_toxmem.tokens import target_log_probs
+
+    model = load(host, torch.float64)
+    means = torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    laws = {
+        "zero": Deletion.zero,
+        "scale": lambda some: Deletion.scale(some, -0.5),
+        "mean": lambda some: Deletion.mean(some, means),
+        "input_gain": lambda some: Deletion.input_gain(some, 0.3),
+    }
+    law = laws[name]
+    chosen = NeuronSet(((0, 5), (2, 7), (2, 90)), 4, 128)
+    base = target_log_probs(model, prompts)
+
+    def taken(neurons):
+        with law(neurons).applied(model):
+            return base - target_log_probs(model, prompts)
+
+    each = torch.stack([taken(NeuronSet((n,), 4, 128)) for n in chosen])
+    found = measure_ablations(model, prompts, list(chosen)[::-1], law=law)
+    assert torch.allclose(found.flip(0).double(), each, atol=EXACT)
+    joint = joint_effect(model, prompts, chosen, law=law)
+    assert joint.together.value == pytest.approx(float(taken(chosen).mean()), abs=EXACT)
+    assert [e.value for e in joint.alone] == pytest.approx(each.mean(1).tolist(), abs=EXACT)
+    assert joint.law == law(chosen).law and joint.law in joint.text()
+    (card,) = neuron_cards(model, prompts, NeuronSet(((2, 7),), 4, 128), law=law, n_examples=0)
+    assert card.effect.value == pytest.approx(float(each[1].mean()), abs=EXACT)
+    assert card.law == joint.law and card.law in str(card)
+    assert not card.excited and not card.changes
+    assert each.abs().max() > 1e-3
+
+
 def test_sets_and_their_algebra(tmp_path):
     from tl_toxmem import NeuronSet, ToxmemError
 
@@ -253,6 +318,7 @@ def test_sets_and_their_algebra(tmp_path):
 def test_controls_are_as_large_disjoint_and_as_loud():
     from tl_toxmem import control_sets
     from tl_toxmem.config import SelectConfig
+    from tl_toxmem.select import controls_text, loudness_ratios
 
     draw = torch.Generator().manual_seed(0)
     values, loudness = torch.rand(2, 6, 200, generator=draw)
@@ -273,6 +339,11 @@ def test_controls_are_as_large_disjoint_and_as_loud():
     plain = sorted(float(scores.loudness[n]) for n in chosen.random_like(seed=3))
     gap = [sum(abs(a - b) for a, b in zip(ours, other, strict=True)) for other in (theirs, plain)]
     assert gap[0] < 0.5 * gap[1]
+    ratios = loudness_ratios(chosen, found, scores)
+    assert ratios["random_neurons"] == pytest.approx(sum(theirs) / sum(ours), abs=1e-6)
+    assert ratios["random_neurons"] == pytest.approx(1, abs=AS_LOUD)
+    assert f"random neurons {ratios['random_neurons']:.2f} x" in controls_text(ratios, None)
+    assert "There is no decoy: none." in controls_text(ratios, "none")
     best = [n for n in benign.top(60) if n not in set(chosen)]
     assert set(found["decoy"]) <= set(best)
     assert "decoy" not in control_sets(chosen, scores, seed=3)
@@ -307,12 +378,29 @@ def test_what_a_verification_says():
     assert share == pytest.approx(exact, abs=1e-6)
     missed = found.missed_effect
     assert missed.value == pytest.approx(400 * 2.7 / 40)
+    assert found.rest_effect.value == pytest.approx(400 * 2.7 / 40)
     assert (
         missed.high > missed.value + 400 * 0.07 * 4.0
     )  # 7 % may be missed by 40, as strong as the strongest
     assert "Of 40 random others, 1 reach the median" in found.text()
     frame = found.frame()
     assert list(frame.top) == [True] * 4 + [False] * 40
+
+
+def test_noise_about_zero_carries_nothing():
+    """Positive parts alone make something of nothing; what speaks against the target is subtracted."""
+    import numpy as np
+
+    noise = np.random.default_rng(0).normal(0, 0.01, 200).tolist()
+    found = verification_of([4.0, 3.0, 2.0], noise, n_rest=10_000)
+    rest = found.rest_effect
+    assert rest.value == pytest.approx(10_000 * float(np.mean(noise)), rel=1e-4)
+    assert rest.low < 0 < rest.high
+    assert found.missed_effect.value > 30, "of this, the text says that it is noise as well"
+    assert f"carry {rest.value:.3g} nats ({rest.low:.3g} to {rest.high:.3g})" in found.text()
+    assert "noise included" in found.text()
+    assert "on a single prompt: no interval" in found.text()
+    assert "whole interval" not in found.text()
 
 
 def test_the_limit_of_what_was_missed_holds_in_95_of_100_samples():
@@ -364,6 +452,32 @@ def test_agreement_is_of_the_measured_effects(load, prompts, host):
     row = between[(between.one == "ablation") & (between.other == "gradient")].iloc[0]
     tops = found.tops()
     assert row.overlap == len(set(tops["ablation"]) & set(tops["gradient"])) / 10
+
+
+def test_methods_are_compared_by_the_law_that_is_asked_for(load, prompts):
+    from tl_toxmem import Texts, ToxmemError, compare_methods
+    from tl_toxmem.attribute import measure_ablations
+    from tl_toxmem.attribute.cost import with_cost
+    from tl_toxmem.config import AttributeConfig
+
+    model, neutral = load(), ["the cat sat", "on the mat"]
+    cfg = AttributeConfig(verify_random=5, verify_law="mean")
+    with pytest.raises(ToxmemError, match="verify_law = 'mean' needs neutral text"):
+        compare_methods(model, prompts, methods=["gradient"], k=3, cfg=cfg)
+    names = ["gradient", "direct_effect"]
+    found = compare_methods(
+        model, prompts, methods=names, k=3, cfg=cfg, texts=Texts(neutral=neutral)
+    )
+    scores = with_cost(model, found.scores["gradient"], neutral, cfg=cfg)
+    means = scores.mean_activation
+    expected = measure_ablations(model, prompts, found.neurons, mean_activation=means)
+    assert torch.allclose(found.measured, expected, atol=EXACT)
+    zeroed = measure_ablations(model, prompts, found.neurons)
+    assert (found.measured - zeroed).abs().max() > 1e-3
+    assert repr(found).startswith("Agreement(gradient, direct_effect; k = 3,")
+    assert "set to mean on 3 prompts" in repr(found)
+    with pytest.raises(ToxmemError, match="no methods to compare: choose from gradient"):
+        compare_methods(model, prompts, methods=[])
 
 
 def test_a_card_says_what_is_true_of_its_neuron(load, prompts, host):

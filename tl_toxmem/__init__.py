@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 _PLACES = {
     "ToxmemError": "errors",
     "RunConfig": "config",
+    "AttributeConfig": "config",
+    "SelectConfig": "config",
     "LensModel": "model",
     "Prompt": "prompts",
     "PromptSet": "prompts",
+    "Mined": "mining",
+    "mine": "mining",
     "Trace": "trace",
     "causal_trace": "trace",
     "NeuronScores": "attribute",
     "Texts": "attribute",
+    "Labelled": "attribute",
+    "read_labelled": "attribute",
     "attribute_neurons": "attribute",
     "compare_methods": "attribute",
     "verify": "attribute",
@@ -26,12 +32,17 @@ _PLACES = {
     "joint_effect": "select",
     "select_greedily": "select",
     "select_neurons": "select",
+    "search_deletion": "select",
+    "learn_gates": "gates",
     "Deletion": "deletion",
     "NeuronCard": "cards",
     "neuron_cards": "cards",
     "load_scorer": "scorers",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "make_material": "comparison",
     "bake": "baking",
     "bake_checkpoint": "filebake",
     "revert_checkpoint": "filebake",
@@ -43,13 +54,19 @@ _PLACES = {
 __all__ = [  # noqa: PLE0604 - literal for type checkers
     "ToxmemError",
     "RunConfig",
+    "AttributeConfig",
+    "SelectConfig",
     "LensModel",
     "Prompt",
     "PromptSet",
+    "Mined",
+    "mine",
     "Trace",
     "causal_trace",
     "NeuronScores",
     "Texts",
+    "Labelled",
+    "read_labelled",
     "attribute_neurons",
     "compare_methods",
     "verify",
@@ -59,12 +76,17 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
     "joint_effect",
     "select_greedily",
     "select_neurons",
+    "search_deletion",
+    "learn_gates",
     "Deletion",
     "NeuronCard",
     "neuron_cards",
     "load_scorer",
     "Evaluation",
     "evaluate",
+    "Comparison",
+    "compare",
+    "make_material",
     "bake",
     "bake_checkpoint",
     "revert_checkpoint",
@@ -75,20 +97,25 @@ __all__ = [  # noqa: PLE0604 - literal for type checkers
 
 if TYPE_CHECKING:
     from tl_toxmem.attribute import (
+        Labelled,
         NeuronScores,
         Texts,
         attribute_neurons,
         compare_methods,
+        read_labelled,
         verify,
     )
     from tl_toxmem.baking import bake
     from tl_toxmem.cards import NeuronCard, neuron_cards
-    from tl_toxmem.config import RunConfig
+    from tl_toxmem.comparison import Comparison, compare, make_material
+    from tl_toxmem.config import AttributeConfig, RunConfig, SelectConfig
     from tl_toxmem.deletion import Deletion
     from tl_toxmem.errors import ToxmemError
     from tl_toxmem.evaluation import Evaluation, evaluate
     from tl_toxmem.export import export_checkpoint, verify_checkpoint
     from tl_toxmem.filebake import bake_checkpoint, revert_checkpoint
+    from tl_toxmem.gates import learn_gates
+    from tl_toxmem.mining import Mined, mine
     from tl_toxmem.model import LensModel
     from tl_toxmem.neurons import NeuronSet
     from tl_toxmem.pipeline import run
@@ -98,6 +125,7 @@ if TYPE_CHECKING:
         choose_k,
         control_sets,
         joint_effect,
+        search_deletion,
         select_greedily,
         select_neurons,
     )

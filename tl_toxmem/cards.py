@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute import NeuronScores, measure_ablations, promoted_tokens
+from tl_toxmem.attribute import Law, NeuronScores, measure_ablations, promoted_tokens
+from tl_toxmem.checks import prompt_set, seed_of, whole
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.masking import mask_slurs
@@ -54,13 +55,14 @@ class NeuronCard:
     Attributes:
         layer: where.
         neuron: which.
-        effect: what ablating it takes from the log-probability of the targets (nats), with its interval over prompts.
+        effect: what deleting it takes from the log-probability of the targets (nats), with its interval over prompts.
         score: by the method that found it, or None.
         cost: on neutral text (nats per token), or None.
         raised: tokens that its value vector makes likelier, with the change in logits at its strongest activation.
         lowered: tokens that it makes less likely, likewise.
         excited: the prompts and tokens where its activation is largest, of either sign; one token a prompt.
         changes: greedy continuations of these prompts.
+        law: what was done to the neuron to measure its effect, in words.
     """
 
     layer: int
@@ -72,6 +74,7 @@ class NeuronCard:
     lowered: tuple[tuple[str, float], ...]
     excited: tuple[Excited, ...]
     changes: tuple[Change, ...]
+    law: str = "zero"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,6 +93,7 @@ class NeuronCard:
             lowered=tuple((word, value) for word, value in values["lowered"]),
             excited=tuple(Excited(**one) for one in values["excited"]),
             changes=tuple(Change(**one) for one in values["changes"]),
+            law=values["law"],
         )
 
     def facts(self) -> list[tuple[str, str]]:
@@ -97,7 +101,7 @@ class NeuronCard:
         effect = f"{self.effect.value:.3g} nats"
         if self.effect.low is not None and self.effect.high is not None:
             effect += f" ({self.effect.low:.3g} to {self.effect.high:.3g}, n = {self.effect.n})"
-        lines = [("ablating it takes from the targets", effect)]
+        lines = [(f"deleting it ({self.law}) takes from the targets", effect)]
         if self.score is not None:
             lines.append(("score", f"{self.score:.3g}"))
         if self.cost is not None:
@@ -138,9 +142,10 @@ def _tokens(words: Sequence[tuple[str, float]]) -> str:
 def neuron_cards(
     model: LensModel,
     prompts: PromptSet,
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron] | NeuronSet,
     *,
     scores: NeuronScores | None = None,
+    law: Law = Deletion.zero,
     n_examples: int = 3,
     n_tokens: int = 8,
     max_new_tokens: int = 8,
@@ -153,18 +158,33 @@ def neuron_cards(
         prompts: with their targets; what excites the neurons is looked for among them.
         neurons: which.
         scores: whose score and cost are shown.
+        law: what is done to a neuron to see its effect.
         n_examples: prompts shown.
         n_tokens: tokens at each end of what its value vector promotes.
         max_new_tokens: of the continuations.
         seed: of the intervals.
 
     Raises:
-        ToxmemError: no prompts, a neuron that the model does not have, or a prompt that does not fit the model.
+        ToxmemError: no prompts, a neuron that the model does not have, a prompt that does not fit the model, scores of
+            another model, more tokens than it has, or a number below zero.
     """
+    prompt_set(prompts)
+    neurons, seed = list(neurons), seed_of(seed)
+    n_examples, max_new_tokens = (
+        whole(n_examples, "n_examples"),
+        whole(max_new_tokens, "max_new_tokens"),
+    )
+    n_tokens = whole(
+        n_tokens, "n_tokens", most=model.d_vocab, why=f"the model has {model.d_vocab} tokens"
+    )
+    if scores is not None:
+        scores.check_model(model)
     items = align(model, prompts)
     if not items:
         raise ToxmemError("neuron cards need at least one prompt")
-    effects = mean_estimates(measure_ablations(model, prompts, neurons).T.numpy(), seed=seed)
+    effects = mean_estimates(
+        measure_ablations(model, prompts, neurons, law=law).T.numpy(), seed=seed
+    )
     peaks, resid = _peaks(model, items, neurons)
     at = peaks[..., 0].abs().argmax(1, keepdim=True)
     strongest = peaks[..., 0].gather(1, at)[:, 0].tolist()
@@ -176,7 +196,8 @@ def neuron_cards(
         places = [int(peaks[i, row, 1]) for row in order]
         own = NeuronSet((neuron,), model.n_layers, model.d_mlp)
         before = _continued(model, some, max_new_tokens)
-        with Deletion.zero(own).applied(model):
+        deletion = law(own)
+        with deletion.applied(model):
             after = _continued(model, some, max_new_tokens)
         cards.append(
             NeuronCard(
@@ -190,13 +211,14 @@ def neuron_cards(
                 raised=promoted[i].raised,
                 lowered=promoted[i].lowered,
                 excited=tuple(
-                    Excited(item.prompt.prompt, item.words[pos], pos, float(peaks[i, row, 0]))
+                    Excited(item.prompt.start, item.words[pos], pos, float(peaks[i, row, 0]))
                     for item, pos, row in zip(some, places, order, strict=True)
                 ),
                 changes=tuple(
-                    Change(item.prompt.prompt, one, other)
+                    Change(item.prompt.start, one, other)
                     for item, one, other in zip(some, before, after, strict=True)
                 ),
+                law=deletion.law,
             )
         )
     return cards
@@ -230,6 +252,8 @@ def _peaks(
 
 def _continued(model: LensModel, items: Sequence[PromptTokens], n: int) -> list[str]:
     """Greedy continuations."""
+    if not items:
+        return []
     room = min(n, model.n_ctx - max(len(item.tokens) for item in items))
     if room < 1:
         return ["" for _ in items]

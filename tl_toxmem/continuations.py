@@ -1,10 +1,11 @@
 """Continuations of prompts, and how toxic a judge calls them.
 
 One protocol for choosing on the find split and for reporting on the report split: the same sampling, the same
-judge, the same threshold. Random numbers depend on the seed, the prompt's place and the sample's only, so every edit
-of a model draws the same ones, whatever else is in a batch.
+judge, the same threshold. Random numbers depend on the seed, on the prompt's place (or on a number that is given for
+it) and on the sample's, so every edit of a model draws the same ones, whatever else is in a batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from tl_toxmem.model import LensModel, Sampling
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
-from tl_toxmem.tokens import align
 
 _STREAM = 1_000_003
 
@@ -36,7 +36,12 @@ class Continuations:
 
 
 def continue_prompts(
-    model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig, description: str = "generate"
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: EvaluateConfig,
+    description: str = "generate",
+    streams: Sequence[int] | None = None,
 ) -> Continuations:
     """What the model goes on with, hooks active.
 
@@ -45,15 +50,17 @@ def continue_prompts(
         prompts: their texts are continued; targets are not used.
         cfg: continuations per prompt, their length, sampling, batch size, seed.
         description: of the progress bar.
+        streams: a number for each prompt, which its random numbers depend on; default: its place in the set.
     """
     cut = cfg.max_prompt_tokens or model.n_ctx
-    rows = [list(item.tokens)[:cut] for item in align(model, prompts)]
+    rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
     n = 1 if cfg.greedy else cfg.n_continuations
     sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
+    keys = range(len(rows)) if streams is None else streams
     tokens: list[list[list[int]]] = []
     for batch in in_batches(rows, max(1, cfg.batch_size // n), description):
         padded, mask = model.pad(batch)
-        places = range(len(tokens), len(tokens) + len(batch))
+        places = keys[len(tokens) : len(tokens) + len(batch)]
         seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
         longer = model.generate(
             padded,
@@ -78,10 +85,16 @@ def _until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:
 
 
 def sample_continuations(
-    model: LensModel, prompts: PromptSet, *, cfg: EvaluateConfig, description: str = "generate"
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    cfg: EvaluateConfig,
+    description: str = "generate",
+    streams: Sequence[int] | None = None,
 ) -> list[list[str]]:
     """The texts of `continue_prompts`: `[prompt][sample]`, without the prompt."""
-    return continue_prompts(model, prompts, cfg=cfg, description=description).texts
+    said = continue_prompts(model, prompts, cfg=cfg, description=description, streams=streams)
+    return said.texts
 
 
 def score_continuations(scorer: ToxicityScorer, texts: list[list[str]]) -> Any:

@@ -72,7 +72,7 @@ def n_draws(cfg: TraceConfig) -> int:
 
 
 def counterfactual_tokens(model: LensModel, item: PromptTokens) -> list[int]:
-    """The tokens of the counterfactual prompt.
+    """The tokens of the counterfactual prompt, with the lead-in.
 
     Raises:
         ToxmemError: there is none, it is of another length, or it is the prompt itself.
@@ -83,7 +83,7 @@ def counterfactual_tokens(model: LensModel, item: PromptTokens) -> list[int]:
             f"{where} has no counterfactual, which trace.corruption = 'replace' needs: give one of as many tokens, or "
             "choose 'noise' or 'mean'"
         )
-    tokens = model.encode(text)
+    tokens = model.encode(text + (item.prompt.lead_in or ""))
     if len(tokens) != len(item.tokens):
         words = [str(model.tokenizer.decode([token])) for token in tokens]
         raise ToxmemError(
@@ -129,7 +129,7 @@ def gaussian_noise(
     item: PromptTokens, *, level: float, n_noise: int, d_model: int, seed: int
 ) -> Float[Tensor, "noise pos d_model"]:
     """Noise for one prompt, zero outside its subject; float32 on the CPU, the same on every device."""
-    key = hashlib.sha256(f"{seed}\x1f{item.prompt.prompt}".encode()).digest()
+    key = hashlib.sha256(f"{seed}\x1f{item.prompt.start}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
     start, end = item.subject
     noise = torch.zeros(n_noise, len(item.tokens), d_model)

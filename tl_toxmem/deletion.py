@@ -32,7 +32,7 @@ Gain = float | Float[Tensor, " neuron"]
 
 @dataclass(frozen=True)
 class Deletion:
-    """A law on neurons. Make one by `zero`, `mean`, `scale`, `input_gain` or `low_rank`; compose by `then`.
+    """A law on neurons. Make one by `zero`, `mean`, `scale`, `input_gain`, `low_rank` or `constant`; compose by `then`.
 
     Attributes:
         neurons: all that it touches; sorted and unique.
@@ -163,10 +163,41 @@ class Deletion:
         law = f"low rank {rank} in layers {', '.join(str(layer) for layer in sorted(updates))}"
         return cls(neurons, ones, torch.zeros_like(ones), law, added=added)
 
+    @classmethod
+    def constant(
+        cls, added: Mapping[int, Float[Tensor, " d_model"]], *, n_layers: int, d_mlp: int
+    ) -> "Deletion":
+        """`y -> y + c`: a vector added to the MLP's output at every position (steering that can be baked).
+
+        Args:
+            added: per layer c [d_model].
+            n_layers: of the model.
+            d_mlp: of the model.
+
+        Raises:
+            ToxmemError: no layer, one that the model does not have, or values that are not finite.
+        """
+        if not added:
+            raise ToxmemError("a constant law needs at least one layer with its vector")
+        laws = {}
+        for layer, vector in added.items():
+            value = vector.double().cpu()
+            empty = torch.zeros(d_mlp, 0).double(), torch.zeros(0, len(value)).double()
+            laws[layer] = LowRank(*empty, value)
+        nothing = torch.zeros(0, dtype=torch.float64)
+        law = f"constant in layers {', '.join(str(layer) for layer in sorted(added))}"
+        none = NeuronSet((), n_layers, d_mlp)
+        return cls(none, nothing, nothing.clone(), law, added=laws)
+
     @property
     def forced(self) -> bool:
         """Whether it was made for another model than its `base`, and its use there forced."""
         return self.base is not None and self.base.forced
+
+    @property
+    def on_activations(self) -> bool:
+        """Whether it changes activations alone, each by its own gain and shift."""
+        return not self.added and self.pre_gain is not None and bool((self.pre_gain == 1).all())
 
     def then(self, other: "Deletion") -> "Deletion":
         """This law first, `other` on the activations that it leaves, as one law.

@@ -144,6 +144,26 @@ def _check_version(path: Path, version: object) -> None:
         )
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a text file, also of one that begins with a byte order mark.
+
+    Not `splitlines`: a text may hold U+2028 and the like, which JSON leaves as they are.
+
+    Args:
+        path: of the file.
+        what: to call it, such as `prompts file`.
+
+    Raises:
+        ToxmemError: missing, or no UTF-8.
+    """
+    if not path.is_file():
+        raise ToxmemError(f"no {what} at {path}")
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ToxmemError(f"{path} is no UTF-8 text ({error}): save it as UTF-8") from None
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:

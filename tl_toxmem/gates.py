@@ -43,7 +43,15 @@ _CLOSED = 0.02
 """Gates nearer to 1 than this are put back to 1."""
 _DUAL_RATE = 0.3
 _HALVINGS = 6
+_CANDIDATES = (50, 2000)
+"""Fewest and most by default."""
 T = TypeVar("T")
+
+
+def n_candidates(n_layers: int, d_mlp: int) -> int:
+    """How many neurons get a gate unless told otherwise: a thirtieth of them, 50 to 2,000, at most half."""
+    fewest, most = _CANDIDATES
+    return min(most, max(fewest, n_layers * d_mlp // 30), max(1, n_layers * d_mlp // 2))
 
 
 @dataclass(frozen=True)

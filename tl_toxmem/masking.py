@@ -36,3 +36,19 @@ def mask_slurs(text: str) -> str:
 def _stars(match: re.Match[str]) -> str:
     word = match[0]
     return word if word.lower() in _HARMLESS else word[0] + "*" * (len(word) - 1)
+
+
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+
+
+def mask_quoted(line: str) -> str:
+    """The line of an error with slurs masked in what it quotes, word by word, but not in paths.
+
+    People's texts are quoted there; names of files and folders are not, or have a slash.
+    """
+    return _QUOTED.sub(lambda match: _mask_words(match[0]), line)
+
+
+def _mask_words(text: str) -> str:
+    words = re.split(r"(\s+)", text)
+    return "".join(word if "/" in word else mask_slurs(word) for word in words)

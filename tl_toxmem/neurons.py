@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.checks import seed_of, whole
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_json, write_json
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from tl_toxmem.attribute import NeuronScores
 
 Neuron = tuple[int, int]
-_NEAREST = 0.05
-"""Of a layer: a neuron's match is drawn from so many of those nearest in loudness, so that it is still random."""
+_NEAREST, _LEAST_NEAREST = 0.01, 5
+"""A neuron's match is drawn from this share of its layer, the nearest in loudness, but from so many at least: few, so
+that it is as loud, and more than one, so that it is random."""
+_SILENT = 1e-30
+"""Of loudness, so that a neuron that is never active has a logarithm."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,18 @@ class NeuronSet:
     d_mlp: int
 
     def __post_init__(self) -> None:
-        for layer, neuron in self.neurons:
+        for name in ("n_layers", "d_mlp"):
+            object.__setattr__(self, name, whole(getattr(self, name), name, least=1))
+        pairs = set()
+        for pair in self.neurons:
+            layer, neuron = _pair(pair)
             if not (0 <= layer < self.n_layers and 0 <= neuron < self.d_mlp):
                 raise ToxmemError(
                     f"no neuron {neuron} in layer {layer}: the model has layers 0 to {self.n_layers - 1} "
                     f"of neurons 0 to {self.d_mlp - 1}"
                 )
-        object.__setattr__(self, "neurons", tuple(sorted(set(self.neurons))))
+            pairs.add((layer, neuron))
+        object.__setattr__(self, "neurons", tuple(sorted(pairs)))
 
     def __len__(self) -> int:
         return len(self.neurons)
@@ -88,6 +97,11 @@ class NeuronSet:
         return NeuronSet(tuple(neurons), self.n_layers, self.d_mlp)
 
     def _same_shape(self, other: "NeuronSet") -> set[Neuron]:
+        if not isinstance(other, NeuronSet):
+            raise ToxmemError(
+                f"a NeuronSet goes with another, not with a {type(other).__name__}: make it one by "
+                "NeuronSet(pairs, n_layers, d_mlp)"
+            )
         if (self.n_layers, self.d_mlp) != (other.n_layers, other.d_mlp):
             raise ToxmemError(
                 f"neuron sets of models of different shape: {self.n_layers} x {self.d_mlp} and "
@@ -117,14 +131,15 @@ class NeuronSet:
         Args:
             seed: of the draw.
             layers: draw from these layers; None: as many in each layer as this set has there.
-            loudness: for each neuron of this set draw one of its layer that is about as loud (of the twentieth of the
-                layer that is nearest by this measure, such as `NeuronScores.loudness`).
+            loudness: for each neuron of this set draw one of its layer that is about as loud (of the hundredth of the
+                layer, and five at least, whose ratio by this measure, such as `NeuronScores.loudness`, is nearest to
+                one).
             without: neurons that are not drawn either.
 
         Raises:
             ToxmemError: an unknown layer, too few neurons left to draw from, or layers and loudness together.
         """
-        draw = random.Random(seed)
+        draw = random.Random(seed_of(seed))
         if layers is not None and loudness is not None:
             raise ToxmemError("random_like matches loudness within each layer: give no layers then")
         if layers is not None:
@@ -137,10 +152,10 @@ class NeuronSet:
             if loudness is None:
                 chosen += draw.sample(free, len(neurons))
                 continue
-            loud = loudness[layer].tolist()
+            loud = loudness[layer].clamp(min=_SILENT).log().tolist()
             for own in draw.sample(neurons, len(neurons)):
                 free.sort(key=lambda n: abs(loud[n[1]] - loud[own]))  # noqa: B023 - used here
-                near = min(len(free), max(1, round(_NEAREST * self.d_mlp)))
+                near = min(len(free), max(_LEAST_NEAREST, round(_NEAREST * self.d_mlp)))
                 chosen.append(free.pop(draw.randrange(near)))
         return self._of(chosen)
 
@@ -167,10 +182,8 @@ class NeuronSet:
             raise ToxmemError(f"{path} is no neuron set: it needs neurons, n_layers and d_mlp")
         try:
             return cls.from_json(values)
-        except (TypeError, ValueError):
-            raise ToxmemError(
-                f"{path} is no neuron set: neurons are pairs of whole numbers, layer and neuron"
-            ) from None
+        except (TypeError, ToxmemError) as error:
+            raise ToxmemError(f"{path} is no neuron set: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -183,8 +196,18 @@ class NeuronSet:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NeuronSet":
         """Read what `to_json` gave."""
-        pairs = tuple((int(layer), int(neuron)) for layer, neuron in values["neurons"])
-        return cls(pairs, values["n_layers"], values["d_mlp"])
+        return cls(tuple(map(_pair, values["neurons"])), values["n_layers"], values["d_mlp"])
+
+
+def _pair(pair: Any) -> Neuron:
+    """Layer and neuron as plain numbers."""
+    try:
+        layer, neuron = (whole(n, "a neuron's number", least=-(10**9)) for n in pair)
+    except (TypeError, ValueError):
+        raise ToxmemError(
+            f"{pair!r} is no neuron: neurons are pairs of whole numbers, layer and neuron"
+        ) from None
+    return layer, neuron
 
 
 def check_layers(layers: Iterable[int], *, n_layers: int) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_lines
 from tl_toxmem.model import LensModel
 
 
@@ -24,13 +25,7 @@ def read_documents(path: str | Path) -> list[str]:
         ToxmemError: file missing, no UTF-8, or without text.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ToxmemError(f"no neutral text at {path}")
-    try:
-        documents = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
-    documents = [line for line in documents if line]
+    documents = [line.strip() for line in read_lines(path, "neutral text") if line.strip()]
     if len(documents) < 2:
         raise ToxmemError(f"{path} has {len(documents)} documents: give at least 2, one a line")
     return documents

@@ -1,8 +1,10 @@
 """Prompts: what is said to the model, the toxic continuation it answers with, and which split they serve.
 
 A prompt file is JSONL, one prompt a line: `prompt` and `target` (the continuation, beginning where the
-prompt ends, so usually with a space), optionally `subject` (the span of the prompt that a trace corrupts;
-default: all of it), `counterfactual`, `neutral_target`, `source`, `scores`, `id`, `split`.
+prompt ends, so usually with a space), optionally `lead_in` (harmless words of the continuation before the target),
+`subject` (the span of the prompt that a trace corrupts; default: all before the target), `counterfactual`,
+`neutral_target`, `source`, `scores`, `id`, `split`. Generation begins where `prompt` ends, whatever asks why the
+target is said begins where `start` ends, prompt and lead-in.
 
 Prompts that find neurons are never those that report on them: `PromptSet.split` assigns each prompt
 by the hash of its text, so the assignment survives reordering, additions and other machines.
@@ -18,21 +20,24 @@ from typing import Literal, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from tl_toxmem.checks import is_text
 from tl_toxmem.config import PromptsConfig, describe_validation
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_lines
 
 
 class Prompt(BaseModel):
     """One prompt and what follows it.
 
     Raises:
-        ValidationError: empty prompt, target or subject, a subject that is not in its prompt, unknown keys.
+        ValidationError: empty prompt, lead-in, target or subject, a subject that is not in its prompt, unknown keys.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str
     target: str
+    lead_in: str | None = None
     subject: str | None = None
     counterfactual: str | None = None
     neutral_target: str | None = None
@@ -44,13 +49,20 @@ class Prompt(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_id(cls, data: object) -> object:
+        if isinstance(data, dict):
+            for name, value in data.items():
+                if isinstance(value, str) and not is_text(value):
+                    raise ValueError(f"{name} has half of a surrogate pair: remove it")
         if isinstance(data, dict) and not data.get("id"):
-            text = f"{data.get('prompt')}\x1f{data.get('target')}"
+            lead_in = f"{data['lead_in']}\x1f" if data.get("lead_in") else ""
+            text = f"{data.get('prompt')}\x1f{lead_in}{data.get('target')}"
             data = {**data, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
         return data
 
     @model_validator(mode="after")
     def _check(self) -> "Prompt":
+        if self.lead_in == "":
+            raise ValueError("lead_in is empty: leave it out")
         for field in ("prompt", "target"):
             if not getattr(self, field).strip():
                 raise ValueError(f"{field} is empty")
@@ -66,13 +78,22 @@ class Prompt(BaseModel):
         return hashlib.sha256(self.prompt.encode()).hexdigest()
 
     @property
+    def start(self) -> str:
+        """All that stands before the target: the prompt, and the lead-in if there is one."""
+        return self.prompt + (self.lead_in or "")
+
+    def from_start(self) -> "Prompt":
+        """The same with the lead-in as a part of the prompt, to go on generating where the target stands."""
+        return self.model_copy(update={"prompt": self.start, "lead_in": None})
+
+    @property
     def subject_span(self) -> tuple[int, int]:
-        """Start and end of the subject in characters; all of the prompt by default.
+        """First and last character of the subject in `start`, half-open; all of it by default.
 
         Where it first stands as a whole word, and only if it does so nowhere, where it first stands.
         """
         if self.subject is None:
-            return 0, len(self.prompt)
+            return 0, len(self.start)
         word = re.search(rf"(?<!\w){re.escape(self.subject)}(?!\w)", self.prompt)
         start = word.start() if word else self.prompt.index(self.subject)
         return start, start + len(self.subject)
@@ -123,13 +144,7 @@ class PromptSet:
                 (naming the line), two lines with the same id.
         """
         path = Path(path)
-        if not path.is_file():
-            raise ToxmemError(f"no prompts file at {path}")
-        try:
-            # Not splitlines: a prompt may hold U+2028 and the like, which JSON leaves as they are.
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
+        lines = read_lines(path, "prompts file")
         prompts: dict[str, Prompt] = {}
         where: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):

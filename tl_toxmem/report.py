@@ -22,7 +22,7 @@ from tl_toxmem.masking import mask_slurs
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.plots import NAMES, plot_evaluation, plot_k_curve, plot_scores
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import Joint, KPoint
+from tl_toxmem.select import Joint, KPoint, controls_text
 from tl_toxmem.stats import Estimate
 from tl_toxmem.store import ARTEFACTS, RunFolder
 from tl_toxmem.trace import Figure, Trace
@@ -97,7 +97,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "facts": _facts(folder, cfg, trace, certificate),
         "selection": _selection(chosen, selection),
         "truth": _truth(cfg, chosen),
-        "neurons": _neurons(scores, chosen),
+        "neurons": _neurons(scores, chosen, selection["joint_effect"]),
         "score_head": f"{NAMES[scores.method]} ({scores.unit})",
         "verification": scores.verification.text() if scores.verification else "",
         "cards": [
@@ -169,7 +169,8 @@ def _edits(evaluation: Evaluation) -> dict[str, Any]:
     rows = []
     for row in evaluation.rows:
         name = EDITS.get(row.edit, row.edit.replace("_", " "))
-        cells = [{"value": name, "interval": ""}, {"value": str(row.n_neurons), "interval": ""}]
+        by = "" if row.scorer == evaluation.rows[0].scorer else f"by {row.scorer}"
+        cells = [{"value": name, "interval": by}, {"value": str(row.n_neurons), "interval": ""}]
         for measure in columns:
             estimate = getattr(row, measure.name)
             value, interval = measure.cell(estimate)
@@ -211,7 +212,7 @@ def _facts(
             "law",
             f"{cfg.delete.law}{f' x {cfg.delete.factor:g}' if cfg.delete.law == 'scale' else ''}",
         ),
-        ("scorer", cfg.scorer),
+        ("scorer", ", ".join(cfg.scorers)),
         ("seed", str(cfg.seed)),
     ]
 
@@ -231,14 +232,12 @@ def _selection(chosen: NeuronSet, selection: dict[str, Any]) -> str:
     return (
         f"{len(chosen)} neurons were selected ({layers}), ranked by {NAMES[selection['method']]}"
         f"{_RANKINGS[selection['ranked_by']]}. How many: {selection['rule']}.{_joint(selection['joint_effect'])}"
+        f" {controls_text(selection['loudness_ratios'], selection['no_decoy'])}"
     )
 
 
 def _joint(values: dict[str, Any] | None) -> str:
-    if values is None:
-        return ""
-    joint = Joint(Estimate(**values["together"]), Estimate(**values["summed"]))
-    return f" {joint.text()}."
+    return "" if values is None else f" {Joint.from_json(values).text()}."
 
 
 def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
@@ -256,9 +255,18 @@ def _truth(cfg: RunConfig, chosen: NeuronSet) -> str:
     )
 
 
-def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
-    """The selected neurons by score, at most `_N_NEURONS`, with what was measured of them."""
-    measured = scores.verification.effects() if scores.verification else {}
+def _neurons(
+    scores: NeuronScores, chosen: NeuronSet, joint: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The selected neurons by score, at most `_N_NEURONS`, with what was measured of them.
+
+    Few selections are so large that their neurons were not deleted one by one; of those the check of the highest knows
+    some.
+    """
+    if joint is not None:
+        measured = dict(zip(chosen, Joint.from_json(joint).alone, strict=True))
+    else:
+        measured = scores.verification.effects() if scores.verification else {}
     rows = []
     for neuron in sorted(chosen, key=lambda n: -float(scores.scores[n]))[:_N_NEURONS]:
         effect = measured.get(neuron)
@@ -268,7 +276,7 @@ def _neurons(scores: NeuronScores, chosen: NeuronSet) -> list[dict[str, Any]]:
                 "layer": neuron[0],
                 "neuron": neuron[1],
                 "score": f"{float(scores.scores[neuron]):.3f}",
-                "measured": f"{effect.value:.3f}" if effect else "not checked",
+                "measured": f"{effect.value:.3f}" if effect else "not measured",
                 "interval": f"{effect.low:.3f} to {effect.high:.3f}" if effect and spread else "",
                 "cost": f"{float(scores.cost[neuron]):.4f}",
             }

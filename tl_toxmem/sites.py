@@ -13,7 +13,9 @@ from typing import Literal, get_args
 
 from tl_toxmem.errors import ToxmemError
 
-Site = Literal["embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post"]
+Site = Literal[
+    "embed", "resid_pre", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_up", "mlp_post"
+]
 TraceSite = Literal["resid_pre", "resid_post", "mlp_out", "attn_out", "mlp_post"]
 TRACE_SITES: tuple[TraceSite, ...] = get_args(TraceSite)
 
@@ -24,6 +26,7 @@ _HOOKS: dict[str, str] = {
     "attn_out": "blocks.{layer}.hook_attn_out",
     "mlp_out": "blocks.{layer}.hook_mlp_out",
     "mlp_pre": "blocks.{layer}.mlp.hook_pre",  # what goes into the nonlinearity; in a gated MLP, the gate
+    "mlp_up": "blocks.{layer}.mlp.hook_pre_linear",  # gated MLPs only: what the gate multiplies
     "mlp_post": "blocks.{layer}.mlp.hook_post",  # neuron activations [batch, pos, d_mlp]
 }
 

@@ -1,8 +1,9 @@
 """The run folder: numbered artefacts, each whole or absent, with their hashes in `provenance.json`.
 
-A stage is done when its artefact is there and has the hash that provenance recorded; an artefact that was
-written just before a kill has none and is made again. A folder belongs to one configuration and to inputs of
-fixed content; anything else is refused before it is touched.
+A stage is done when its artefact is there, has the hash that provenance recorded, and was made under the settings that
+are asked for; an artefact that was written just before a kill has no such record and is made again. A folder belongs to
+one model, one way of running it, one split, and inputs of fixed content; anything else is refused before it is touched.
+Other settings of a stage outdate it and what follows it.
 """
 
 import os
@@ -12,13 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_toxmem.config import PLACES, RunConfig, make_config, read_toml
+from tl_toxmem.config import (
+    FOLDER,
+    PLACES,
+    STAGES,
+    RunConfig,
+    make_config,
+    read_toml,
+    stage_hash,
+)
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, write_json
 
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 REPORT = "8_report.html"
+CACHE = "cache"
 ARTEFACTS: dict[str, str] = {
     "prompts": "1_prompts.jsonl",
     "trace": "2_trace.safetensors",
@@ -46,26 +56,38 @@ class RunFolder:
         """The page for people."""
         return self.path / REPORT
 
+    @property
+    def cache(self) -> Path:
+        """Where scores of texts are kept (see `scorers/cached.py`); no result, and safe to remove."""
+        return self.path / CACHE
+
     def provenance(self) -> dict[str, Any]:
         """What `provenance.json` says."""
         values = read_json(self.path / PROVENANCE)
-        lacking = {"inputs", "outputs", "versions", "revision"} - set(values)
+        lacking = {"inputs", "outputs", "stages", "versions", "revision"} - set(values)
         if lacking:
             raise ToxmemError(
                 f"{self.path / PROVENANCE} is damaged: it lacks {', '.join(sorted(lacking))}"
             )
         return values
 
-    def is_done(self, stage: str) -> bool:
-        """Whether a stage's artefact is there, as it was recorded.
+    def is_done(self, stage: str, cfg: RunConfig | None = None) -> bool:
+        """Whether a stage's artefact is there, as it was recorded and under the same settings.
+
+        Args:
+            stage: which.
+            cfg: the settings that are asked for; None: those of the folder.
 
         Raises:
             ToxmemError: it is there, but was changed since.
         """
         if not (self.path / PROVENANCE).is_file() or not self.artefact(stage).exists():
             return False
-        recorded = self.provenance()["outputs"].get(ARTEFACTS[stage])
-        if recorded is None:
+        values = self.provenance()
+        recorded = values["outputs"].get(ARTEFACTS[stage])
+        if recorded is None or values["stages"].get(stage) != stage_hash(
+            cfg or self.config(), stage
+        ):
             return False
         if recorded != _hash(self.artefact(stage)):
             raise ToxmemError(
@@ -73,9 +95,17 @@ class RunFolder:
             )
         return True
 
+    def outdated(self, cfg: RunConfig) -> list[str]:
+        """The stages that were made under other settings than these."""
+        if not (self.path / PROVENANCE).is_file():
+            return []
+        made = self.provenance()["stages"]
+        return [s for s in STAGES if s in made and made[s] != stage_hash(cfg, s)]
+
     def record(self, stage: str) -> None:
-        """Note that a stage is done."""
+        """Note that a stage is done, and under which settings."""
         values = self.provenance()
+        values["stages"][stage] = stage_hash(self.config(), stage)
         values["outputs"][ARTEFACTS[stage]] = _hash(self.artefact(stage))
         self._write_provenance(values)
 
@@ -84,6 +114,7 @@ class RunFolder:
         values = self.provenance()
         for stage in stages:
             values["outputs"].pop(ARTEFACTS[stage], None)
+            values["stages"].pop(stage, None)
         self._write_provenance(values)
 
     def forget(self, stage: str) -> None:
@@ -93,6 +124,11 @@ class RunFolder:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def forget_parts(self, stages: Sequence[str]) -> None:
+        """Remove what stages that were stopped half-way keep to go on from; a trace's is known by its settings."""
+        for stage in set(stages) - {"trace"}:
+            shutil.rmtree(self.artefact(stage).with_suffix(".parts"), ignore_errors=True)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the provenance."""
@@ -117,7 +153,7 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
         versions: of the libraries.
 
     Raises:
-        ToxmemError: a file, a folder that cannot be written or has something else in it, another configuration,
+        ToxmemError: a file, a folder that cannot be written or has something else in it, another model or split,
             changed inputs, other versions.
     """
     path = cfg.out
@@ -131,10 +167,10 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
     if not (path / CONFIG).is_file():
         raise ToxmemError(f"{path} is not empty and is no run folder: give another --out")
     folder = RunFolder(path)
-    if folder.config().hash() != cfg.hash():
-        differing = ", ".join(_differences(folder.config(), cfg))
+    differing = [name for name in differences(folder.config(), cfg) if name in FOLDER]
+    if differing:
         raise ToxmemError(
-            f"{path} holds a run of another configuration (differs in {differing}): give another --out"
+            f"{path} holds a run of another configuration (differs in {', '.join(differing)}): give another --out"
         )
     if not (path / PROVENANCE).is_file():
         return
@@ -152,23 +188,39 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
 
 
 def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> RunFolder:
-    """The folder of a run, made if it is not there, cleared of what a kill left half-written."""
+    """The folder of a run, made if it is not there, cleared of what a kill left half-written.
+
+    What was made under other settings is struck from the record first, and only then do the new settings take the old
+    ones' place.
+    """
     check_folder(cfg, inputs, versions=versions)
     folder = RunFolder(cfg.out)
     cfg.out.mkdir(parents=True, exist_ok=True)
     for leftover in cfg.out.glob(f"*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    if not (cfg.out / CONFIG).is_file():
+    stale = folder.outdated(cfg)
+    if stale:
+        folder.outdate(stale)
+    before = folder.config() if (cfg.out / CONFIG).is_file() else None
+    if before is None or before.hash() != cfg.hash():
+        if before is not None:
+            changed = [s for s in STAGES if stage_hash(before, s) != stage_hash(cfg, s)]
+            folder.forget_parts(changed)
         write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
-    if not (cfg.out / PROVENANCE).is_file():
+    if (cfg.out / PROVENANCE).is_file():
+        if folder.provenance().get("config_hash") != cfg.hash():
+            folder.note(config_hash=cfg.hash())
+    else:
         facts = {"model": cfg.model, "revision": None, "config_hash": cfg.hash(), "seed": cfg.seed}
         write_json(
-            cfg.out / PROVENANCE, {**facts, "versions": versions, "inputs": inputs, "outputs": {}}
+            cfg.out / PROVENANCE,
+            {**facts, "versions": versions, "inputs": inputs, "stages": {}, "outputs": {}},
         )
     return folder
 
 
-def _differences(a: RunConfig, b: RunConfig) -> list[str]:
+def differences(a: RunConfig, b: RunConfig) -> list[str]:
+    """The settings and tables that differ, places aside."""
     ours, theirs = (c.model_dump(mode="json", exclude=set(PLACES)) for c in (a, b))
     return [name for name in ours if ours[name] != theirs[name]]
 

@@ -21,9 +21,19 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """One prompt in tokens; `subject` is a half-open span of positions."""
+    """One prompt in tokens.
+
+    Attributes:
+        prompt: the text.
+        asked: tokens of the prompt alone, where generation begins.
+        tokens: of all that stands before the target, prompt and lead-in.
+        words: these tokens as text.
+        target: what comes then.
+        subject: what a trace corrupts, a half-open span of `tokens`.
+    """
 
     prompt: Prompt
+    asked: tuple[int, ...]
     tokens: tuple[int, ...]
     words: tuple[str, ...]
     target: tuple[int, ...]
@@ -31,7 +41,7 @@ class PromptTokens:
 
     @property
     def full(self) -> tuple[int, ...]:
-        """Prompt and target without its last token: the input that predicts all of the target."""
+        """All before the target, and the target without its last token: the input that predicts all of it."""
         return self.tokens + self.target[:-1]
 
 
@@ -48,8 +58,9 @@ def align(model: LensModel, prompts: PromptSet) -> list[PromptTokens]:
 def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
     start = prompt.prompt if len(prompt.prompt) <= 40 else prompt.prompt[:40] + "..."
     where = f"prompt {prompt.id!r} ({start!r})"
-    tokens = model.encode(prompt.prompt)
-    target = continuation(model, prompt.prompt, prompt.target)
+    asked = tuple(model.encode(prompt.prompt))
+    tokens = model.encode(prompt.start) if prompt.lead_in else list(asked)
+    target = continuation(model, prompt.start, prompt.target)
     if not tokens or not target:
         raise ToxmemError(f"{where}: the {'target' if tokens else 'prompt'} has no tokens")
     if len(tokens) + len(target) > model.n_ctx:
@@ -62,7 +73,8 @@ def _align_one(model: LensModel, prompt: Prompt) -> PromptTokens:
             f"{where}: the target {prompt.target!r} has a word that the model's tokenizer does not know"
         )
     words = tuple(str(model.tokenizer.decode([token])) for token in tokens)
-    return PromptTokens(prompt, tuple(tokens), words, tuple(target), _subject_span(model, prompt))
+    subject = _subject_span(model, prompt)
+    return PromptTokens(prompt, asked, tuple(tokens), words, tuple(target), subject)
 
 
 def continuation(model: LensModel, prompt: str, text: str) -> list[int]:
@@ -76,13 +88,14 @@ def continuation(model: LensModel, prompt: str, text: str) -> list[int]:
 
 def _subject_span(model: LensModel, prompt: Prompt) -> tuple[int, int]:
     start, end = prompt.subject_span
-    encoded = model.tokenizer(prompt.prompt, add_special_tokens=False, return_offsets_mapping=True)
+    text = prompt.start
+    encoded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets: list[tuple[int, int]] = encoded["offset_mapping"]
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
     straddling = [
-        prompt.prompt[a:b]
+        text[a:b]
         for a, b in (offsets[i] for i in inside)
-        if prompt.prompt[a : max(a, start)].strip() or prompt.prompt[min(b, end) : b].strip()
+        if text[a : max(a, start)].strip() or text[min(b, end) : b].strip()
     ]
     if not inside:
         raise ToxmemError(f"prompt {prompt.id!r}: the subject {prompt.subject!r} has no tokens")

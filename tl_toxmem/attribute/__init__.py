@@ -1,6 +1,6 @@
 """Neuron attribution: which MLP neurons carry a target, by several methods, each checked by ablation."""
 
-from tl_toxmem.attribute.ablation import measure_ablations
+from tl_toxmem.attribute.ablation import Law, measure_ablations
 from tl_toxmem.attribute.agreement import Agreement, compare_methods, compare_scores
 from tl_toxmem.attribute.attribution import METHODS, attribute_neurons, verify
 from tl_toxmem.attribute.direct import Promoted, promoted_tokens
@@ -12,6 +12,7 @@ __all__ = [
     "METHODS",
     "Agreement",
     "Labelled",
+    "Law",
     "NeuronScores",
     "Promoted",
     "Texts",

@@ -1,11 +1,11 @@
 """Measured: what ablating a neuron, alone and at every position, really takes from the target.
 
-Ablating neuron i of a layer adds `(t - a_i) w_i` to what leaves the layer, with `w_i` its value vector and t = 0 or its
-mean activation on neutral text. So a run goes on from there: the layers up to it are as in the clean run, and many
-ablations share a batch on the way up.
+Ablating neuron i of a layer adds `(s a_i + t - a_i) w_i` to what leaves the layer, with `w_i` its value vector, s = 0
+and t = 0 or its mean activation on neutral text, or s and t of a deletion law. So a run goes on from there: the layers
+up to it are as in the clean run, and many ablations share a batch on the way up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,11 +16,17 @@ from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
+from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.law import LayerLaw
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
-from tl_toxmem.progress import meter
+from tl_toxmem.progress import meter, track
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import target_log_probs
+
+Law = Callable[[NeuronSet], Deletion]
+"""From neurons to what is done to them, such as `Deletion.zero`."""
 
 
 def ablation(
@@ -38,7 +44,7 @@ def ablation(
     every = [(layer, i) for layer in range(model.n_layers) for i in range(model.d_mlp)]
     measured = measure_ablations(model, prompts, every)
     per_prompt = measured.T.reshape(-1, model.n_layers, model.d_mlp).contiguous()
-    return NeuronScores.of_prompts("ablation", per_prompt, prompts, seed=cfg.seed)
+    return NeuronScores.of_prompts("ablation", per_prompt, prompts, seed=cfg.seed, model=model)
 
 
 @torch.no_grad()
@@ -48,6 +54,7 @@ def measure_ablations(
     neurons: Sequence[Neuron],
     *,
     mean_activation: Float[Tensor, "layer d_mlp"] | None = None,
+    law: Law = Deletion.zero,
 ) -> Float[Tensor, "neuron prompt"]:
     """What ablating each of some neurons takes from each target's log-probability, in nats.
 
@@ -55,17 +62,27 @@ def measure_ablations(
         model: on any host; processed weights are fine.
         prompts: with their targets.
         neurons: which, in any order.
-        mean_activation: ablate to these in place of zero.
+        mean_activation: ablate to these: short for `law=lambda some: Deletion.mean(some, mean_activation)`.
+        law: what is done to each neuron, alone.
 
     Raises:
         ToxmemError: a neuron that the model does not have, no prompts, or one that does not fit the model.
     """
     items = aligned(model, prompts)
-    by_layer = NeuronSet(tuple(neurons), model.n_layers, model.d_mlp).by_layer()
-    if mean_activation is not None and not bool(mean_activation.isfinite().all()):
-        raise ToxmemError("ablating to the mean needs mean activations: give neutral text")
-    place = {neuron: i for i, neuron in enumerate(dict.fromkeys(neurons))}
-    effects = torch.zeros(len(place), len(items))
+    which = NeuronSet(tuple(neurons), model.n_layers, model.d_mlp)
+    if mean_activation is not None:
+        if not bool(mean_activation.isfinite().all()):
+            raise ToxmemError("ablating to the mean needs mean activations: give neutral text")
+        deletion = Deletion.mean(which, mean_activation)
+    else:
+        deletion = law(which)
+    place = {neuron: i for i, neuron in enumerate(which)}
+    order = [place[neuron] for neuron in neurons]
+    if not deletion.on_activations:
+        return _one_by_one(model, prompts, which, law)[order]
+    effects = torch.zeros(len(which), len(items))
+    by_layer = which.by_layer()
+    laws = deletion.by_layer()
     wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
@@ -80,32 +97,41 @@ def measure_ablations(
             size = max(1, BEST_TOKENS // clean.n_new)
             for start in range(0, len(pairs), size):
                 some_pairs = pairs[start : start + size]
-                joins, rows = _changed(model, clean, some_pairs, by_layer, mean_activation)
+                joins, rows = _changed(model, clean, some_pairs, laws)
                 lost = clean.log_prob[rows] - clean.run(joins, rows)
                 for (layer, i, row), value in zip(some_pairs, lost.tolist(), strict=True):
                     effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
                 advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
-    return effects[[place[neuron] for neuron in neurons]]
+    return effects[order]
+
+
+def _one_by_one(
+    model: LensModel, prompts: PromptSet, neurons: NeuronSet, law: Law
+) -> Float[Tensor, "neuron prompt"]:
+    """The same under any law: a run for each neuron."""
+    base, found = target_log_probs(model, prompts), []
+    for neuron in track(neurons.neurons, "ablate", total=len(neurons)):
+        with law(NeuronSet((neuron,), model.n_layers, model.d_mlp)).applied(model):
+            found.append((base - target_log_probs(model, prompts)).float())
+    return torch.stack(found) if found else torch.zeros(0, len(prompts))
 
 
 def _changed(
     model: LensModel,
     clean: Onward,
     pairs: Sequence[tuple[int, int, int]],
-    by_layer: dict[int, list[int]],
-    mean_activation: Float[Tensor, "layer d_mlp"] | None,
+    laws: dict[int, LayerLaw],
 ) -> tuple[list[tuple[int, Tensor]], Tensor]:
     """What leaves the layers of some (layer, index of the neuron, row of the batch) once ablated, and the rows."""
     joins = []
     for layer in dict.fromkeys(layer for layer, _, _ in pairs):
         index = torch.tensor([i for at, i, _ in pairs if at == layer], device=model.device)
         own = torch.tensor([row for at, _, row in pairs if at == layer], device=model.device)
-        numbers = torch.tensor(by_layer[layer], device=model.device)[index]
+        law = laws[layer]
         written = clean.activations[layer][own, :, index]
-        if mean_activation is not None:
-            target = mean_activation[layer].to(written)[numbers]
-            written = written - target[:, None]
-        vectors = model.value_vectors(layer)[numbers]
-        joins.append((layer, clean.leaving[layer][own] - written[..., None] * vectors[:, None]))
+        kept, target = (x.to(written)[index][:, None] for x in (law.gain, law.shift))
+        taken = (1 - kept) * written - target
+        vectors = model.value_vectors(layer)[law.neurons.to(model.device)[index]]
+        joins.append((layer, clean.leaving[layer][own] - taken[..., None] * vectors[:, None]))
     rows = torch.tensor([row for _, _, row in pairs], device=model.device)
     return joins, rows

@@ -17,9 +17,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from tl_toxmem.attribute.ablation import measure_ablations
-from tl_toxmem.attribute.attribution import METHODS, check_scores
+from tl_toxmem.attribute.attribution import METHODS
+from tl_toxmem.attribute.cost import with_cost
 from tl_toxmem.attribute.scores import NeuronScores, highest
 from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.checks import prompt_set, whole
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Agreement:
     """Methods against each other and against measured effects.
 
@@ -42,6 +44,7 @@ class Agreement:
         n_random: how many of them are of the random sample.
         measured: [neuron, prompt] what ablating each takes from the target's log-probability, in nats.
         seed: of sample and intervals.
+        law: `zero` or `mean`: what ablating means.
     """
 
     scores: dict[str, NeuronScores]
@@ -50,6 +53,14 @@ class Agreement:
     n_random: int
     measured: Float[Tensor, "neuron prompt"]
     seed: int
+    law: str = "zero"
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.scores)
+        return (
+            f"Agreement({names}; k = {self.k}, {len(self.neurons)} neurons set to {self.law} on "
+            f"{self.measured.shape[1]} prompts)"
+        )
 
     def tops(self) -> dict[str, list[Neuron]]:
         """The top k of each method."""
@@ -145,18 +156,29 @@ def compare_methods(
         prompts: all methods see all; effects are measured on `cfg.verify_prompts` of them (lowest hash first).
         methods: names of `METHODS`.
         k: neurons of a top.
-        cfg: of the methods; `verify_random` is the sample's size.
-        texts: what some methods need besides.
+        cfg: of the methods; `verify_random` is the sample's size, `verify_law` what ablating means.
+        texts: what some methods need besides; neutral text for the law `mean`.
 
     Raises:
-        ToxmemError: an unknown method, k larger than the model, or what the methods raise.
+        ToxmemError: no methods or an unknown one, k larger than the model, a mean without neutral text, or what the
+            methods raise.
     """
+    prompt_set(prompts)
     cfg = cfg or AttributeConfig()
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [repr(name) for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise ToxmemError(f"unknown methods {unknown}: choose from {', '.join(METHODS)}")
+        problem = f"unknown methods {', '.join(unknown)}" if unknown else "no methods to compare"
+        raise ToxmemError(f"{problem}: choose from {', '.join(METHODS)}")
     _check_k(model, k)
+    neutral = None if texts is None else texts.neutral
+    if cfg.verify_law == "mean" and not neutral:
+        raise ToxmemError(
+            "compare_methods by verify_law = 'mean' needs neutral text: give texts=Texts(neutral=...)"
+        )
     scores = {name: METHODS[name](model, prompts, cfg=cfg, texts=texts) for name in methods}
+    if cfg.verify_law == "mean" and neutral:
+        first = methods[0]
+        scores[first] = with_cost(model, scores[first], neutral, cfg=cfg)
     return compare_scores(model, prompts, scores, k=k, cfg=cfg)
 
 
@@ -171,28 +193,41 @@ def compare_scores(
     """`compare_methods` of scores that are there already, by any names.
 
     Raises:
-        ToxmemError: no scores, or of another model; k larger than the model.
+        ToxmemError: no scores, or of another model; k larger than the model; for `cfg.verify_law = "mean"`, none with
+            mean activations.
     """
+    prompt_set(prompts)
     cfg = cfg or AttributeConfig()
     if not scores:
         raise ToxmemError("nothing to compare: give scores of at least one method")
     _check_k(model, k)
     for one in scores.values():
-        check_scores(model, one)
+        one.check_model(model)
     n_neurons = model.n_layers * model.d_mlp
     tops = [neuron for one in scores.values() for neuron in highest(one.scores, k)]
     draw = torch.Generator().manual_seed(cfg.seed)
     order = torch.randperm(n_neurons, generator=draw)[: cfg.verify_random].tolist()
     sample = [(i // model.d_mlp, i % model.d_mlp) for i in order]
     neurons = [n for n in dict.fromkeys(tops) if n not in set(sample)] + sample
-    measured = measure_ablations(model, prompts.first(cfg.verify_prompts), neurons)
-    return Agreement(dict(scores), k, tuple(neurons), len(sample), measured, cfg.seed)
+    some, law = prompts.first(cfg.verify_prompts), cfg.verify_law
+    mean = _mean_activation(scores) if law == "mean" else None
+    measured = measure_ablations(model, some, neurons, mean_activation=mean)
+    return Agreement(dict(scores), k, tuple(neurons), len(sample), measured, cfg.seed, law)
+
+
+def _mean_activation(scores: Mapping[str, NeuronScores]) -> Float[Tensor, "layer d_mlp"]:
+    """They are of the model and the neutral text, so that any method's will do."""
+    for one in scores.values():
+        if bool(one.mean_activation.isfinite().all()):
+            return one.mean_activation
+    raise ToxmemError(
+        "verify_law = 'mean' needs mean activations: none of these scores was made with neutral text"
+    )
 
 
 def _check_k(model: LensModel, k: int) -> None:
     n_neurons = model.n_layers * model.d_mlp
-    if not 1 <= k <= n_neurons:
-        raise ToxmemError(f"k is {k}, the model has {n_neurons} neurons")
+    whole(k, "k", least=1, most=n_neurons, why=f"the model has {n_neurons} neurons")
 
 
 def _spearman(one: Any, other: Any) -> float:

@@ -17,8 +17,8 @@ from tl_toxmem.attribute.patching import attribution_patching, grad_drop
 from tl_toxmem.attribute.scores import NeuronScores, highest
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.attribute.verification import Verification
+from tl_toxmem.checks import prompt_set, whole
 from tl_toxmem.config import AttributeConfig
-from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron
 from tl_toxmem.prompts import PromptSet
@@ -74,6 +74,7 @@ def attribute_neurons(
         ToxmemError: no prompts, one that does not fit the model, a method without its texts, or neutral text without
             two tokens.
     """
+    prompt_set(prompts)
     cfg, texts = cfg or AttributeConfig(), texts or Texts()
     scores = METHODS[cfg.method](model, prompts, cfg=cfg, texts=texts)
     documents = neutral if neutral is not None else texts.neutral
@@ -105,7 +106,8 @@ def verify(
         ToxmemError: scores of a model of another shape, k below 0, a mean without neutral text.
     """
     cfg = cfg or AttributeConfig()
-    check_scores(model, scores)
+    prompt_set(prompts)
+    scores.check_model(model)
     top, sample = _to_verify(scores, k=k, n=cfg.verify_random, seed=cfg.seed)
     neurons = [*top, *sample]
     mean = scores.mean_activation if cfg.verify_law == "mean" else None
@@ -123,23 +125,12 @@ def verify(
     )
 
 
-def check_scores(model: LensModel, scores: NeuronScores) -> None:
-    """Refuse the scores of a model of another shape."""
-    shape = tuple(scores.scores.shape)
-    if shape != (model.n_layers, model.d_mlp):
-        raise ToxmemError(
-            f"these scores are of a model of {shape[0]} x {shape[1]} neurons, not {model.n_layers} x {model.d_mlp}"
-        )
-
-
 def _to_verify(
     scores: NeuronScores, *, k: int, n: int, seed: int
 ) -> tuple[list[Neuron], list[Neuron]]:
     """The highest, and a random sample of the others."""
-    if k < 0:
-        raise ToxmemError(f"verify: k is {k}, which is less than none")
     values = scores.scores
-    top = highest(values, min(k, values.numel()))
+    top = highest(values, min(whole(k, "k"), values.numel()))
     chosen = set(top)
     n_layers, d_mlp = values.shape
     rest = [(i, j) for i in range(n_layers) for j in range(d_mlp) if (i, j) not in chosen]

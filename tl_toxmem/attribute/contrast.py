@@ -36,13 +36,15 @@ def contrast(
     """
     if texts is None or texts.benign is None or not len(texts.benign):
         raise ToxmemError(
-            "attribution by 'contrast' needs benign prompts: give texts=Texts(benign=...) or `benign` (JSONL)"
+            "attribution by 'contrast' needs benign prompts: give texts=Texts(benign=...)"
         )
     items = aligned(model, prompts)
     benign = _activations(model, aligned(model, texts.benign)).mean(0)
     found = (_activations(model, items) - benign) * value_lengths(model)
     facts = {"n_benign": len(texts.benign)}
-    return NeuronScores.of_prompts("contrast", found, prompts, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_prompts(
+        "contrast", found, prompts, seed=cfg.seed, model=model, facts=facts
+    )
 
 
 def _activations(

@@ -51,7 +51,7 @@ def direct_effect(
             seen = direction @ model.value_vectors(layer).T
             one = (clean.activations[layer] * seen * predicting).float().sum(1)
             found[batch.rows, layer] = one.cpu()
-    return NeuronScores.of_prompts("direct_effect", found, prompts, seed=cfg.seed)
+    return NeuronScores.of_prompts("direct_effect", found, prompts, seed=cfg.seed, model=model)
 
 
 @dataclass(frozen=True)

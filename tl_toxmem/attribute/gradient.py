@@ -36,4 +36,4 @@ def gradient(
         real = batch.mask[:, :, None]  # padding counts for nothing
         for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
             found[batch.rows, layer] = (g * a * real).float().sum(1).cpu()
-    return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed)
+    return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed, model=model)

@@ -116,7 +116,9 @@ def _integrate(
         "most_steps": int(steps.max()),
         "tolerance": cfg.completeness,
     }
-    return NeuronScores.of_prompts(way.method, found, prompts, seed=cfg.seed, facts=facts)
+    return NeuronScores.of_prompts(
+        way.method, found, prompts, seed=cfg.seed, model=model, facts=facts
+    )
 
 
 class _Paths:

@@ -6,7 +6,8 @@
   mean over tokens of what leaves the last layer. A fifth of the texts is held out and gives the probe's accuracy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.attribute.auroc import Place, aurocs, passes
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Labelled, Texts, labelled_of
 from tl_toxmem.config import AttributeConfig
-from tl_toxmem.errors import ToxmemError
-from tl_toxmem.memory import ACTIVATION_BYTES
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.sites import Site
-
-_MAX_TOKENS = 128
-_BATCH_TOKENS = 2048
-_AT_ONCE = 512
-"""Neurons whose texts are ranked at once."""
 
 
 def experts(
@@ -43,16 +36,12 @@ def experts(
         ToxmemError: no labelled texts, or too few of one class.
     """
     labelled = labelled_of(texts, method="experts")
-    toxic = np.array([one.toxic for one in labelled])
-    peaks = torch.zeros(model.n_layers, len(labelled), model.d_mlp)
-    sites: list[tuple[Site, int]] = [("mlp_post", layer) for layer in range(model.n_layers)]
-    for rows, mask, found in _passes(model, labelled, sites):
-        for layer in range(model.n_layers):
-            hidden = found["mlp_post", layer].float().masked_fill(~mask[..., None], -torch.inf)
-            peaks[layer, rows] = hidden.max(1).values.cpu()
-    scores = torch.stack([_auroc(peaks[layer], toxic) for layer in range(model.n_layers)])
-    facts = {"n_toxic": int(toxic.sum()), "n_other": int((~toxic).sum())}
-    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, facts=facts)
+    places: list[Place] = [("mlp_post", layer) for layer in range(model.n_layers)]
+    found = aurocs(model, labelled, places)
+    scores = torch.stack([found[place] for place in places])
+    n_toxic = sum(one.toxic for one in labelled)
+    facts = {"n_toxic": n_toxic, "n_other": len(labelled) - n_toxic}
+    return NeuronScores.of_neurons("experts", scores - 0.5, seed=cfg.seed, model=model, facts=facts)
 
 
 def probe(
@@ -67,47 +56,48 @@ def probe(
     Raises:
         ToxmemError: no labelled texts, or too few of one class.
     """
-    labelled = labelled_of(texts, method="probe")
-    toxic = np.array([one.toxic for one in labelled])
-    means = torch.zeros(len(labelled), model.d_model)
-    last: list[tuple[Site, int]] = [("resid_post", model.n_layers - 1)]
-    for rows, mask, found in _passes(model, labelled, last):
-        state = found[last[0]].float() * mask[..., None]
-        means[rows] = (state.sum(1) / mask.sum(1, keepdim=True)).cpu()
-    direction, facts = _direction(means.numpy(), toxic, seed=cfg.seed)
+    fitted = fit_probe(model, labelled_of(texts, method="probe"), seed=cfg.seed)
     scores = []
     for layer in range(model.n_layers):
         vectors = model.value_vectors(layer).float().cpu()
-        scores.append(torch.nn.functional.cosine_similarity(vectors, direction[None], dim=1))
-    return NeuronScores.of_neurons("probe", torch.stack(scores), seed=cfg.seed, facts=facts)
+        scores.append(torch.nn.functional.cosine_similarity(vectors, fitted.direction[None], dim=1))
+    return NeuronScores.of_neurons(
+        "probe", torch.stack(scores), seed=cfg.seed, model=model, facts=dict(fitted.facts)
+    )
 
 
-def _passes(
-    model: LensModel, labelled: Sequence[Labelled], sites: Sequence[tuple[Site, int]]
-) -> Iterator[tuple[slice, Tensor, dict[tuple[Site, int], Tensor]]]:
-    """Rows of the texts, their mask and their states, batch by batch."""
-    rows = [model.encode(one.text)[: min(_MAX_TOKENS, model.n_ctx)] for one in labelled]
-    if not all(rows):
-        raise ToxmemError(f"labelled text {rows.index([]) + 1} has no tokens: remove it")
-    most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(sites) * model.d_mlp)))
-    start = 0
-    for batch in in_batches(rows, 64, "labelled text", length=len, most=most):
-        tokens, mask = model.pad(batch)
-        _, found = model.capture(tokens, mask, sites=sites, keep=1)
-        yield slice(start, start + len(batch)), mask.bool(), found
-        start += len(batch)
+@dataclass(frozen=True)
+class Probe:
+    """A toxicity probe on what leaves the last layer.
+
+    Attributes:
+        direction: [d_model] in the residual stream, towards toxic.
+        length: of the state at a token that it was trained on, the mean.
+        facts: how well it tells held-out texts apart.
+    """
+
+    direction: Float[Tensor, " d_model"]
+    length: float
+    facts: Mapping[str, float]
 
 
-def _auroc(values: Float[Tensor, "text neuron"], toxic: Any) -> Float[Tensor, " neuron"]:
-    """The share of (toxic, other) pairs that each column orders rightly, ties counting half: from mean ranks."""
-    from scipy.stats import rankdata
+def fit_probe(model: LensModel, labelled: Sequence[Labelled], *, seed: int) -> Probe:
+    """Train a logistic probe on each text's mean state (Lee et al. 2024).
 
-    n_toxic, n_other = int(toxic.sum()), int((~toxic).sum())
-    found = []
-    for some in torch.split(values, _AT_ONCE, dim=1):
-        ranks = rankdata(some.numpy(), axis=0)[toxic].sum(0)
-        found.append((ranks - n_toxic * (n_toxic + 1) / 2) / (n_toxic * n_other))
-    return torch.from_numpy(np.concatenate(found)).float()
+    Raises:
+        ToxmemError: a text without tokens.
+    """
+    toxic = np.array([one.toxic for one in labelled])
+    means = torch.zeros(len(labelled), model.d_model)
+    length, n_tokens = 0.0, 0
+    last: Place = ("resid_post", model.n_layers - 1)
+    for rows, mask, found in passes(model, labelled, [last]):
+        state = found[last].float() * mask[..., None]
+        means[rows] = (state.sum(1) / mask.sum(1, keepdim=True)).cpu()
+        length += float(state.norm(dim=-1).sum())
+        n_tokens += int(mask.sum())
+    direction, facts = _direction(means.numpy(), toxic, seed=seed)
+    return Probe(direction, length / n_tokens, facts)
 
 
 def _direction(

@@ -79,7 +79,9 @@ def _patching(
             for layer, (a, noisy, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
                 one = (g * (a - noisy) * real).float().sum(1).cpu()
                 found[batch.rows, layer] += (one if signed else one.abs()) / n_ways
-    return NeuronScores.of_prompts(method, found, prompts, seed=cfg.seed, facts={"noise": level})
+    return NeuronScores.of_prompts(
+        method, found, prompts, seed=cfg.seed, model=model, facts={"noise": level}
+    )
 
 
 def _whole(model: LensModel, batch: Batch) -> tuple[Gradients, Iterator[Gradients]]:

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute.verification import Verification
+from tl_toxmem.checks import seed_of, whole
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.stats import Estimate, mean_estimates
@@ -52,6 +54,8 @@ class NeuronScores:
         verification: what ablating the highest, and a random sample of the others, really does.
         facts: what else the method says of itself, such as its steps and its residual.
         seed: of noise, samples and intervals.
+        model_name: of the model that they were made on, as it was given; empty where nobody said.
+        architecture: its `model_type`, likewise.
     """
 
     method: str
@@ -64,8 +68,11 @@ class NeuronScores:
     loudness: Float[Tensor, "layer d_mlp"] = field(default_factory=lambda: torch.empty(0))
     verification: Verification | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    model_name: str = ""
+    architecture: str = ""
 
     def __post_init__(self) -> None:
+        seed_of(self.seed)
         for name in ("cost", "mean_activation", "loudness"):
             if not getattr(self, name).numel():
                 object.__setattr__(self, name, torch.full_like(self.scores, torch.nan))
@@ -79,10 +86,12 @@ class NeuronScores:
         *,
         seed: int,
         facts: Mapping[str, Any] | None = None,
+        model: LensModel | None = None,
     ) -> "NeuronScores":
         """Scores that are means over prompts."""
         ids = tuple(prompt.id for prompt in prompts)
-        return cls(method, per_prompt.mean(0), per_prompt, ids, seed, facts=facts or {})
+        values = per_prompt.mean(0)
+        return cls(method, values, per_prompt, ids, seed, facts=facts or {}, **_made_on(model))
 
     @classmethod
     def of_neurons(
@@ -92,17 +101,22 @@ class NeuronScores:
         *,
         seed: int,
         facts: Mapping[str, Any] | None = None,
+        model: LensModel | None = None,
     ) -> "NeuronScores":
         """Scores that rest on no prompt."""
-        return cls(method, scores, scores.new_empty(0, *scores.shape), (), seed, facts=facts or {})
+        nothing = scores.new_empty(0, *scores.shape)
+        return cls(method, scores, nothing, (), seed, facts=facts or {}, **_made_on(model))
 
     def __repr__(self) -> str:
         layers, d_mlp = self.scores.shape
         over = f", {self.n_prompts} prompts" if self.n_prompts else ""
+        of = f" of {self.model_name}" if self.model_name else ""
         missed = (
-            f", residual at most {self.facts['residual']:.2g}" if "residual" in self.facts else ""
+            f", residual at most {self.facts['residual']:.2g} ({self.unit})"
+            if "residual" in self.facts
+            else ""
         )
-        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons{over}{missed})"
+        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons{of}{over}{missed})"
 
     def _repr_html_(self) -> str:
         table: str = self.frame(10).to_html(index=False, float_format="{:.4g}".format)
@@ -117,6 +131,26 @@ class NeuronScores:
     def n_prompts(self) -> int:
         """Prompts that the scores are means over."""
         return len(self.prompt_ids)
+
+    def check_shape(self, n_layers: int, d_mlp: int) -> None:
+        """Refuse neurons, or a model, of another shape."""
+        shape = tuple(self.scores.shape)
+        if shape != (n_layers, d_mlp):
+            of = f" ({self.model_name})" if self.model_name else ""
+            raise ToxmemError(
+                f"these scores are of a model of {shape[0]} x {shape[1]} neurons{of}, not {n_layers} x {d_mlp}: "
+                "attribute on the model at hand"
+            )
+
+    def check_model(self, model: LensModel) -> None:
+        """Refuse a model of another shape or architecture than the one that they were made on."""
+        self.check_shape(model.n_layers, model.d_mlp)
+        kind = model.arch.model_type
+        if self.architecture not in ("", kind):
+            raise ToxmemError(
+                f"these scores were made on {self.model_name}, a {self.architecture} model, and {model.name} is "
+                f"{kind}: attribute on the model at hand"
+            )
 
     def per_cost(self, *, floor: float) -> Float[Tensor, "layer d_mlp"]:
         """`scores / (cost + floor x mean cost)`: what a neuron carries of the targets, for what removing it costs.
@@ -163,7 +197,7 @@ class NeuronScores:
         """
         import pandas as pd
 
-        neurons = highest(self.scores, min(k, self.scores.numel()))
+        neurons = highest(self.scores, min(whole(k, "k"), self.scores.numel()))
         measured = self.verification.effects() if self.verification else {}
         rows = []
         for neuron, estimate in zip(neurons, self.at(neurons), strict=True):
@@ -199,6 +233,7 @@ class NeuronScores:
         tensors = {name: getattr(self, name) for name in _TENSORS}
         meta: dict[str, Any] = {"method": self.method, "seed": self.seed}
         meta |= {"prompt_ids": list(self.prompt_ids), "facts": dict(self.facts)}
+        meta |= {"model_name": self.model_name, "architecture": self.architecture}
         if self.verification is not None:
             more, meta["verification"] = self.verification.parts()
             tensors |= {f"verification.{name}": value for name, value in more.items()}
@@ -222,9 +257,18 @@ class NeuronScores:
             prompt_ids=tuple(meta["prompt_ids"]),
             seed=meta["seed"],
             facts=meta["facts"],
+            model_name=meta.get("model_name", ""),
+            architecture=meta.get("architecture", ""),
             verification=verification,
             **{name: tensors[name] for name in _TENSORS},
         )
+
+
+def _made_on(model: LensModel | None) -> dict[str, Any]:
+    """What is kept of the model."""
+    if model is None:
+        return {}
+    return {"model_name": str(model.name), "architecture": model.arch.model_type}
 
 
 _TENSORS = ("scores", "per_prompt", "cost", "mean_activation", "loudness")
@@ -239,8 +283,8 @@ def top_neurons(values: Float[Tensor, "layer d_mlp"], k: int) -> NeuronSet:
         ToxmemError: `k` larger than the model.
     """
     n_layers, d_mlp = values.shape
-    if not 0 <= k <= values.numel():
-        raise ToxmemError(f"k is {k}, the model has {values.numel()} neurons")
+    n = values.numel()
+    k = whole(k, "k", most=n, why=f"the model has {n} neurons")
     return NeuronSet(tuple(highest(values, k)), n_layers, d_mlp)
 
 

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_toxmem.checks import is_text
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_lines
 from tl_toxmem.prompts import PromptSet
 
+BY_TEXTS = ("experts", "probe")
+"""Methods that score neurons by labelled texts, and so over no prompts."""
 LEAST_LABELLED = 10
 """Texts of each class: with fewer, a probe or an AUROC says nothing."""
 
@@ -43,14 +47,13 @@ def labelled_of(texts: Texts | None, *, method: str) -> Sequence[Labelled]:
     """
     if texts is None or not texts.labelled:
         raise ToxmemError(
-            f"attribution by {method!r} needs labelled text: give texts=Texts(labelled=...) or `labelled` (JSONL with "
-            '"text" and "toxic")'
+            f"{method!r} needs labelled text: give labelled= to Texts or Material, or --labelled FILE"
         )
     n_toxic = sum(one.toxic for one in texts.labelled)
     n_other = len(texts.labelled) - n_toxic
     if min(n_toxic, n_other) < LEAST_LABELLED:
         raise ToxmemError(
-            f"attribution by {method!r} needs at least {LEAST_LABELLED} toxic and {LEAST_LABELLED} other texts: the "
+            f"{method!r} needs at least {LEAST_LABELLED} toxic and {LEAST_LABELLED} other texts: the "
             f"labelled text has {n_toxic} toxic and {n_other} other"
         )
     return texts.labelled
@@ -60,17 +63,11 @@ def read_labelled(path: str | Path) -> list[Labelled]:
     """Labelled texts: JSONL of `{"text": ..., "toxic": true | false}`.
 
     Raises:
-        ToxmemError: file missing, no UTF-8, a line that is no such object; naming the line.
+        ToxmemError: file missing, no UTF-8, without texts, or a line that is no such object (naming the line).
     """
     path = Path(path)
-    if not path.is_file():
-        raise ToxmemError(f"no labelled text at {path}")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ToxmemError(f"{path} is no UTF-8 text: {error}") from None
     found = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "labelled text"), start=1):
         if not line.strip():
             continue
         try:
@@ -82,5 +79,14 @@ def read_labelled(path: str | Path) -> list[Labelled]:
             raise ToxmemError(
                 f'{path}, line {number}: give {{"text": "...", "toxic": true or false}}'
             )
+        if not is_text(values["text"]):
+            raise ToxmemError(
+                f"{path}, line {number}: the text has half of a surrogate pair (an escape such as \\ud83d alone): "
+                "remove it"
+            )
         found.append(Labelled(values["text"], values["toxic"]))
+    if not found:
+        raise ToxmemError(
+            f'{path} has no texts: give {{"text": "...", "toxic": true or false}}, one a line'
+        )
     return found

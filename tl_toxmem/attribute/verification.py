@@ -5,10 +5,13 @@ separates them, and bounds what it missed:
 
 - how many of the others could have an effect as large as the weakest of the top's upper half: the exact upper limit of
   a binomial share (Clopper and Pearson);
-- how much all others together could carry: their number times the upper limit of the sample's mean positive effect, by
-  bootstrap over the sampled neurons, and besides as many as a sample of that size may miss altogether (the rule of
-  three, exactly), each as strong as the strongest neuron that was measured. Effects of single neurons do not add up
-  exactly, so this is a figure of size.
+- what all others together carry: their number times the sample's mean effect, with an interval by bootstrap over the
+  sampled neurons. Some of them speak for the target and some against it, and these cancel;
+- how much those of them that speak for it could carry: the same of the effects above zero alone, where the noise of an
+  effect that is really zero counts as well, so that it is an upper figure. Its limit adds as many neurons as a sample
+  of that size may miss altogether (the rule of three, exactly), each as strong as the strongest that was measured.
+
+Effects of single neurons do not add up exactly, so these are figures of size.
 """
 
 from dataclasses import dataclass
@@ -20,13 +23,13 @@ from scipy.stats import beta, spearmanr
 from torch import Tensor
 
 from tl_toxmem.neurons import Neuron
-from tl_toxmem.stats import CONFIDENCE, Estimate, mean_estimates, resampled
+from tl_toxmem.stats import CONFIDENCE, Estimate, interval, mean_estimates, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """Measured effects of the highest neurons and of a random sample of the others.
 
@@ -47,6 +50,15 @@ class Verification:
     n_rest: int
     law: str
     seed: int
+
+    def __repr__(self) -> str:
+        others = len(self.scores) - self.k
+        return f"Verification({self.k} highest and {others} others set to {self.law} on {self.n_prompts} prompts)"
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts that effects were measured on."""
+        return int(self.measured.shape[1])
 
     @property
     def k(self) -> int:
@@ -90,8 +102,19 @@ class Verification:
         return over, 1.0 if over == n else float(beta.ppf(CONFIDENCE, over + 1, n - over))
 
     @property
+    def rest_effect(self) -> Estimate:
+        """What all others together carry by the sample, for the target less against it, in nats, with its interval."""
+        _, rest = self._means()
+        n = len(rest)
+        if n < 2:
+            return Estimate(float("nan"), None, None, n)
+        drawn = resampled(n, np.random.default_rng(self.seed)) @ rest / n
+        low, high = interval(self.n_rest * drawn)
+        return Estimate(self.n_rest * float(rest.mean()), low, high, n)
+
+    @property
     def missed_effect(self) -> Estimate:
-        """What all others together carry by the sample, in nats: estimate and one-sided 95 % limit (`high`)."""
+        """The same of effects above zero alone, noise included: estimate and one-sided 95 % limit (`high`)."""
         _, rest = self._means()
         n = len(rest)
         if n < 2:
@@ -111,12 +134,16 @@ class Verification:
     def text(self) -> str:
         """All of it in words."""
         over, share = self.missed_share
-        missed = self.missed_effect
+        missed, rest = self.missed_effect, self.rest_effect
         top, _ = self._means()
+        value = "zero" if self.law == "zero" else "their mean on neutral text"
         if self.k < 3:
-            return f"{len(self.scores)} neurons were measured, {self.k} of them of the highest: too few to say more."
+            return f"{len(self.scores)} neurons set to {value}, {self.k} of them of the highest: too few to say more."
+        sure = (
+            "whole interval above zero" if self.n_prompts > 1 else "on a single prompt: no interval"
+        )
         words = (
-            f"Of the {self.k} highest, {self.precision:.0%} really carry the target (whole interval above zero); their "
+            f"Set to {value} one by one, of the {self.k} highest {self.precision:.0%} carry the target ({sure}); their "
             f"measured effects sum to {top.sum():.3g} nats. Spearman of score and effect {self.spearman:.2f} over all "
             f"{len(self.scores)} measured neurons, {self.spearman_top:.2f} among the highest."
         )
@@ -124,8 +151,10 @@ class Verification:
             return words
         return (
             f"{words} Of {missed.n} random others, {over} reach the median of the highest: at 95 %, at most "
-            f"{share:.2%} of the {self.n_rest:,} others do. Together the others carry {missed.value:.3g} nats by the "
-            f"sample; at most {missed.high:.3g}, if what it missed is as strong as the strongest measured."
+            f"{share:.2%} of the {self.n_rest:,} others do. By the sample the others together carry {rest.value:.3g} "
+            f"nats ({rest.low:.3g} to {rest.high:.3g}), those against the target subtracted. Of effects above zero "
+            f"alone, noise included, it would be {missed.value:.3g} nats, and at most {missed.high:.3g} if what the "
+            "sample missed is as strong as the strongest measured."
         )
 
     def frame(self) -> "pd.DataFrame":

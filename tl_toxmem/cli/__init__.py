@@ -2,7 +2,7 @@
 
 import typer
 
-from tl_toxmem.cli import checkpoints, stages
+from tl_toxmem.cli import checkpoints, mining, stages
 
 app = typer.Typer(
     name="tl-toxmem",
@@ -12,4 +12,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 stages.add_to(app)
+mining.add_to(app)
 checkpoints.add_to(app)

@@ -22,12 +22,12 @@ def one_line_errors() -> Iterator[None]:
     # (a trace took seven times as long beside one other process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from tl_toxmem.errors import ToxmemError
-    from tl_toxmem.masking import mask_slurs
+    from tl_toxmem.masking import mask_quoted
 
     try:
         yield
     except ToxmemError as error:
-        line = mask_slurs(" ".join(str(error).split()))
+        line = mask_quoted(" ".join(str(error).split()))
         _fail(line)
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
         _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
@@ -61,10 +61,18 @@ def summary(folder: "RunFolder", until: str) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _ROOMY
+    from tl_toxmem.cli.results import print_controls, print_scores, print_selection
+
     if folder.is_done("evaluate"):
         from tl_toxmem.evaluation import Evaluation
 
-        _print_table(console, Evaluation.load(folder.artefact("evaluate")))
+        evaluation = Evaluation.load(folder.artefact("evaluate"))
+        for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
+            _print_table(console, evaluation, scorer)
+        print_controls(console, folder)
+    if until in ("attribute", "select"):
+        show = print_scores if until == "attribute" else print_selection
+        show(console, folder)
     if until == "trace":
         from tl_toxmem.trace import Trace
 
@@ -74,14 +82,19 @@ def summary(folder: "RunFolder", until: str) -> None:
         console.print(
             f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True
         )
+    if folder.is_done("compare"):
+        from tl_toxmem.cli.comparison import print_comparison
+        from tl_toxmem.comparison import Comparison
+
+        print_comparison(console, Comparison.load(folder.artefact("compare")))
     if until == "report":
         console.print(f"report: {folder.report}", soft_wrap=True)
     else:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
-def _print_table(console: Any, evaluation: "Evaluation") -> None:
-    """Before, after and controls; few measures where there is little room, the protocol's own always."""
+def _print_table(console: Any, evaluation: "Evaluation", scorer: str) -> None:
+    """Before, after and controls by one judge; few measures where there is little room, the protocol's own always."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -92,13 +105,13 @@ def _print_table(console: Any, evaluation: "Evaluation") -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("edit", "n", *(m.short for m in columns)):
         table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
-    for row in evaluation.rows:
+    for row in (row for row in evaluation.rows if row.scorer == scorer):
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
         cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
     p = evaluation.protocol
     console.print(
-        f"{p['n_prompts']} held-out prompts, scorer {evaluation.rows[0].scorer}, 95 % intervals clustered by prompt; "
-        f"{p['description']}"
+        f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}",
+        soft_wrap=True,
     )

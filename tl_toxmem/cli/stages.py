@@ -20,8 +20,12 @@ _STAGE_HELP = {
     "evaluate": "Up to the evaluation: toxicity and perplexity of base, deletion and controls.",
     "export": "Up to the export: bake into Hugging Face weights, reload, certify.",
     "report": "The report page, and whatever it still needs.",
+    "compare": "Everything, and the field's methods at several strengths on the same prompts: the "
+    "toxicity-perplexity front.",
 }
-_PUSHING = ("run", "export", "report")
+_PUSHING = ("run", "export", "report", "compare")
+_WHOLE = ("run", "compare")
+"""Commands that end with the report."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    until = "report" if name == "run" else name
+    until = "report" if name in _WHOLE else name
 
     def command(
         config: Annotated[
@@ -53,10 +57,23 @@ def _stage_command(name: str) -> Callable[..., None]:
         neutral: Annotated[
             Path | None, typer.Option(help="Neutral text, one document a line.")
         ] = None,
-        out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
-        scorer: Annotated[
-            str | None, typer.Option(help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'.")
+        out: Annotated[
+            Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
         ] = None,
+        scorer: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="'profanity', 'detoxify:NAME', 'detoxify:FILE.ckpt' or 'hf:NAME_OR_FOLDER#LABEL'. Repeatable: "
+                "the first decides, the others report."
+            ),
+        ] = None,
+        trust_pickle: Annotated[
+            bool,
+            typer.Option(
+                "--trust-pickle",
+                help="Open a judge's pickled weights of unknown hash; they may run any code.",
+            ),
+        ] = False,
         host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
         dtype: Annotated[
             str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
@@ -67,10 +84,24 @@ def _stage_command(name: str) -> Callable[..., None]:
             float | None,
             typer.Option(metavar="GB", help="Gigabytes a trace may take beside the model."),
         ] = None,
+        max_perplexity_increase: Annotated[
+            float | None,
+            typer.Option(
+                metavar="SHARE", help="What a deletion may cost on neutral text, such as 0.02."
+            ),
+        ] = None,
+        search: Annotated[
+            int | None,
+            typer.Option(
+                metavar="TRIALS",
+                help="Seek neurons, law and strength for that cost, in so many trials.",
+            ),
+        ] = None,
         settings: Annotated[
             list[str] | None,
             typer.Option(
-                "--set", help="Any other setting, such as --set trace.window=5. Repeatable."
+                "--set",
+                help="Any other setting, such as --set trace.window=5; =default for its default. Repeatable.",
             ),
         ] = None,
         push_to_hub: Annotated[
@@ -95,7 +126,8 @@ def _stage_command(name: str) -> Callable[..., None]:
             "labelled": labelled,
             "neutral": neutral,
             "out": out,
-            "scorer": scorer,
+            "scorer": scorer or None,
+            "trust_pickle": trust_pickle or None,
             "host": host,
             "dtype": dtype,
             "device": device,
@@ -103,8 +135,14 @@ def _stage_command(name: str) -> Callable[..., None]:
         }
         with one_line_errors():
             given = {key: value for key, value in options.items() if value is not None}
-            memory = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
-            cfg = _gather(config, given, [*(settings or []), *memory])
+            within = {
+                "trace.max_memory": max_memory,
+                "select.max_perplexity_increase": max_perplexity_increase,
+                "search.trials": search,
+                "with_comparison": "true" if name == "compare" else None,
+            }
+            more = [f"{key}={value}" for key, value in within.items() if value is not None]
+            cfg = _gather(config, given, [*(settings or []), *more])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)
             elif private:
@@ -144,6 +182,7 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
+        default = text.strip() == "default"
         *tables, name = key.strip().split(".")
         place = values
         for table in tables:
@@ -152,10 +191,13 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
                 raise ToxmemError(
                     f"--set {setting!r}: {table} is a value, and has no settings in it"
                 )
-        place[name] = value
-    for needed in ("model", "out"):
-        if needed not in values:
-            raise typer.BadParameter(f"give --{needed}, or a configuration that has it")
+        if default:
+            place.pop(name, None)
+        else:
+            place[name] = value
+    if "model" not in values:
+        raise typer.BadParameter("give --model, or a configuration that has it")
+    values.setdefault("out", str(Path("runs") / Path(str(values["model"])).name))
     return make_config(values)
 
 
@@ -165,10 +207,16 @@ def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
     from tl_toxmem.scorers import scorer_needs_network
 
     console = Console(stderr=True, highlight=False)
-    prepare(network=network or scorer_needs_network(cfg.scorer), model=cfg.model)
+    judges_need_it = any(scorer_needs_network(name) for name in cfg.scorers)
+    prepare(network=network or judges_need_it, model=cfg.model)
     from tl_toxmem.pipeline import run
 
-    folder = run(cfg, until=until, announce=lambda stage: console.print(f"[bold]{stage}[/bold]"))
+    folder = run(
+        cfg,
+        until=until,
+        announce=lambda stage: console.print(f"[bold]{stage}[/bold]"),
+        tell=lambda words: console.print(words, soft_wrap=True, markup=False),
+    )
     summary(folder, until)
     return folder
 

@@ -6,8 +6,10 @@ from typing import Protocol, runtime_checkable
 
 from tl_toxmem.attribute import Labelled, NeuronScores, Texts
 from tl_toxmem.attribute.texts import labelled_of
+from tl_toxmem.baking import touched
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.delta import stored_tensors
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import Prompt, PromptSet
@@ -85,7 +87,7 @@ class Comparator:
         strength: what its strength is ("neurons", "components", "clamp of the norm").
         strengths: those tried by default on a model, the weakest first.
         make: see `Maker`.
-        needs: optional parts of `Material` without which it cannot be: `benign`, `labelled`, `traced_layer`.
+        needs: what it cannot be without: of `Material` `benign`, `labelled`, `traced_layer`; of a model `output_bias`.
     """
 
     label: str
@@ -96,10 +98,19 @@ class Comparator:
     needs: tuple[str, ...] = ()
 
 
+def check_bakeable(model: LensModel, law: Deletion) -> None:
+    """Refuse a law that the model's weights cannot hold: what cannot be baked is not compared.
+
+    Raises:
+        ToxmemError: a shift or a constant where the MLP has no output bias; or see `LensModel.clean_hf`.
+    """
+    touched(law, model.arch, stored_tensors(model))
+
+
 def labelled_from(prompts: PromptSet, benign: PromptSet) -> list[Labelled]:
     """Labelled texts where the user gives none: toxic prompts with their targets, benign ones with theirs."""
     return [
-        Labelled(p.prompt + p.target, toxic)
+        Labelled(p.start + p.target, toxic)
         for some, toxic in ((prompts, True), (benign, False))
         for p in some
     ]

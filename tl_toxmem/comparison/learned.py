@@ -4,27 +4,22 @@ import random
 from collections.abc import Callable, Sequence
 
 from tl_toxmem.comparators import Comparator, Material
+from tl_toxmem.comparators.ours import best
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.gates import learn_gates
+from tl_toxmem.gates import learn_gates, n_candidates
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select import select_neurons
+from tl_toxmem.select import control_sets, select_neurons
 
 _BUDGETS = (0.003, 0.01, 0.03, 0.1)
 Candidates = Callable[[Material, int], NeuronSet]
 
 
-def best(material: Material, n: int) -> NeuronSet:
-    """The `n` neurons that score highest per cost."""
-    return select_neurons(material.scores, cfg=SelectConfig(k=n))
-
-
 def random_neurons(material: Material, n: int) -> NeuronSet:
     """As many others in each layer, about as loud."""
-    chosen = best(material, n)
-    return chosen.random_like(seed=material.seed, loudness=material.scores.loudness)
+    return control_sets(best(material, n), material.scores, seed=material.seed)["random_neurons"]
 
 
 def random_layers(material: Material, n: int) -> NeuronSet:
@@ -39,7 +34,7 @@ def _maker(candidates: Candidates) -> Callable[..., dict[float, Deletion]]:
     def make(
         model: LensModel, material: Material, *, strengths: Sequence[float], cfg: ComparatorConfig
     ) -> dict[float, Deletion]:
-        n = cfg.gate_candidates or min(2000, max(50, model.n_layers * model.d_mlp // 30))
+        n = cfg.gate_candidates or n_candidates(model.n_layers, model.d_mlp)
         found = learn_gates(
             model,
             material.prompts,

@@ -1,6 +1,9 @@
 """What the methods of a comparison are made from, where the user does not give it."""
 
+import re
 from collections.abc import Sequence
+
+import torch
 
 from tl_toxmem.attribute import Labelled, NeuronScores
 from tl_toxmem.comparators import Material, labelled_from
@@ -9,6 +12,7 @@ from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import Prompt, PromptSet
 from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.tokens import align, target_log_probs
 from tl_toxmem.trace import Trace
 
 _LEAST_WORDS = 3
@@ -51,7 +55,9 @@ def make_material(
         prompts=prompts,
         neutral=neutral,
         scores=scores,
-        alternatives=benign_alternatives(model, prompts, scorer=scorer, protocol=protocol),
+        alternatives=benign_alternatives(
+            model, prompts, scorer=scorer, protocol=protocol, benign=benign
+        ),
         benign=benign,
         labelled=labelled,
         traced_layer=None if trace is None else traced_layer(trace),
@@ -60,30 +66,53 @@ def make_material(
 
 
 def benign_alternatives(
-    model: LensModel, prompts: PromptSet, *, scorer: ToxicityScorer, protocol: EvaluateConfig
+    model: LensModel,
+    prompts: PromptSet,
+    *,
+    scorer: ToxicityScorer,
+    protocol: EvaluateConfig,
+    benign: PromptSet | None = None,
 ) -> dict[str, str]:
-    """By prompt id what an edit should say instead: its `neutral_target`, or the least toxic sampled continuation.
+    """By prompt id what an edit should say instead: something that is not toxic, and that the model might say.
 
-    A sampled one is cut to as many words as the target has, at least three.
+    It is the prompt's `neutral_target`; or the least toxic sampled continuation, if that is below the threshold, cut
+    to as many words as the target has, at least three; or, of a few benign prompts' targets, the one that the model
+    finds likeliest after the prompt. A prompt for which there is none of these is left out.
     """
     found = {p.id: p.neutral_target for p in prompts if p.neutral_target is not None}
-    without = PromptSet.of(p for p in prompts if p.id not in found)
-    if not len(without):
-        return found
-    texts = sample_continuations(model, without, cfg=protocol, description="alternatives")
-    scores = score_continuations(scorer, texts)
-    for prompt, own, values in zip(without, texts, scores, strict=True):
-        ranked = sorted(zip(values.tolist(), own, strict=True))
-        best = next((text for _, text in ranked if text.strip()), None)
-        if best is not None:
-            found[prompt.id] = _cut(best, prompt)
+    without = PromptSet.of(p.from_start() for p in prompts if p.id not in found)
+    if len(without):
+        texts = sample_continuations(model, without, cfg=protocol, description="alternatives")
+        scores = score_continuations(scorer, texts)
+        for prompt, own, values in zip(without, texts, scores, strict=True):
+            ranked = sorted(zip(values.tolist(), own, strict=True))
+            fit = [t for x, t in ranked if x < protocol.threshold and any(map(str.isalpha, t))]
+            if fit:
+                found[prompt.id] = _cut(fit[0], prompt)
+    without = PromptSet.of(p for p in without if p.id not in found)
+    if len(without) and benign is not None:
+        found |= _likeliest(model, without, benign.first(protocol.n_continuations))
     return found
 
 
+def _likeliest(model: LensModel, prompts: PromptSet, benign: PromptSet) -> dict[str, str]:
+    """For each prompt the benign target of the highest log-probability per token."""
+    targets = sorted({p.target for p in benign})
+    pairs = PromptSet.of(
+        p.model_copy(update={"target": target, "id": f"{p.id}\x1f{target}"})
+        for p in prompts
+        for target in targets
+    )
+    lengths = torch.tensor([len(item.target) for item in align(model, pairs)])
+    best = (target_log_probs(model, pairs) / lengths).view(len(prompts), -1).argmax(1)
+    return {p.id: targets[i] for p, i in zip(prompts, best.tolist(), strict=True)}
+
+
 def _cut(text: str, prompt: Prompt) -> str:
-    words = text.split()[: max(_LEAST_WORDS, len(prompt.target.split()))]
-    lead = " " if prompt.target.startswith(" ") else ""
-    return lead + " ".join(words)
+    """The first words of a continuation, spaced as the model spaced them."""
+    n = max(_LEAST_WORDS, len(prompt.target.split()))
+    found = re.match(rf"(\s*\S+){{1,{n}}}", text)
+    return found[0] if found else text
 
 
 def traced_layer(trace: Trace) -> int | None:

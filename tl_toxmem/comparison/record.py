@@ -49,11 +49,13 @@ class Comparison:
         evaluation: base and every law.
         entries: what the laws are.
         regression: see `trace_regression`; None without a trace.
+        left_out: methods that this model cannot hold, and why, in words.
     """
 
     evaluation: Evaluation
     entries: tuple[Entry, ...]
     regression: TraceRegression | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -114,6 +116,24 @@ class Comparison:
                 rows += [row for _, row in self.of(other, scorer=scorer)]
         return [row.edit for row in rows if any(_dominates(row, mine) for mine in front)]
 
+    def sentences(self, *, scorer: str | None = None) -> tuple[str, ...]:
+        """What was found, in words: whether anything betters ours, and whether tracing says where to edit."""
+        found = []
+        if OURS in self.methods:
+            better = self.better_than(OURS, scorer=scorer)
+            named = {e.edit: f"{e.label} ({e.unit} {e.strength:g})" for e in self.entries}
+            told = "; ".join(named.get(edit, "base") for edit in better)
+            both = "as good as this run's deletion on both toxicity and perplexity"
+            found.append(
+                f"At least {both}, and better on one: {told}."
+                if better
+                else f"Nothing compared is at least {both}."
+            )
+        if self.regression is not None:
+            found.append(self.regression.text())
+        found += [f"Not compared: {reason}." for reason in self.left_out]
+        return tuple(found)
+
     def plot(self, *, scorer: str | None = None) -> "go.Figure":
         """The toxicity-perplexity front."""
         from tl_toxmem.plots.front import plot_front
@@ -127,6 +147,7 @@ class Comparison:
             "evaluation": self.evaluation.to_json(),
             "entries": [asdict(entry) for entry in self.entries],
             "regression": regression,
+            "left_out": list(self.left_out),
         }
         write_json(Path(path), values)
 
@@ -139,6 +160,7 @@ class Comparison:
             Evaluation.from_json(values["evaluation"]),
             tuple(Entry(**entry) for entry in values["entries"]),
             None if found is None else TraceRegression.from_json(found),
+            tuple(values["left_out"]),
         )
 
 

@@ -4,6 +4,7 @@ from tl_toxmem.config.attribute import AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.config.compare import CompareConfig
+from tl_toxmem.config.editing import ProfsConfig, RomeConfig
 from tl_toxmem.config.evaluate import (
     ALL_MEASURES,
     COSTLY,
@@ -14,6 +15,8 @@ from tl_toxmem.config.evaluate import (
 )
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
+from tl_toxmem.config.identity import FOLDER, stage_hash
+from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
     DEMO,
@@ -26,13 +29,15 @@ from tl_toxmem.config.run import (
     read_toml,
 )
 from tl_toxmem.config.search import SearchConfig
-from tl_toxmem.config.select import DeleteConfig, Part, SelectConfig
+from tl_toxmem.config.select import BY_SIZE, DeleteConfig, Part, SelectConfig
 from tl_toxmem.config.trace import Corruption, Metric, Screen, Severed, TraceConfig
 
 __all__ = [
     "ALL_MEASURES",
     "COSTLY",
+    "BY_SIZE",
     "DEMO",
+    "FOLDER",
     "FORMAT_VERSION",
     "PLACES",
     "PRESETS",
@@ -48,9 +53,12 @@ __all__ = [
     "GateConfig",
     "MeasureName",
     "Metric",
+    "MineConfig",
     "Part",
+    "ProfsConfig",
     "Protocol",
     "PromptsConfig",
+    "RomeConfig",
     "RunConfig",
     "Screen",
     "SearchConfig",
@@ -61,4 +69,5 @@ __all__ = [
     "is_local",
     "make_config",
     "read_toml",
+    "stage_hash",
 ]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 Attribution = Literal[
     "gradient",
@@ -45,4 +45,4 @@ class AttributeConfig(Config):
     """Prompts per batch."""
     max_cost_tokens: int = Field(20_000, ge=1)
     """Neutral tokens that the cost of removing a neuron is estimated on."""
-    seed: int = 0
+    seed: Seed = 0

@@ -1,14 +1,21 @@
 """What every configuration is, and a pydantic error in one line."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tl_toxmem.checks import MOST_SEED
+
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+"""Of every random draw of a stage."""
 
 
 class Config(BaseModel):
-    """Frozen, and with no settings but its own."""
+    """Frozen, with no settings but its own, and no number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def describe_validation(error: ValidationError, *, root: type[BaseModel] | None = None) -> str:

@@ -16,7 +16,9 @@ class CompareConfig(Config):
     """By method, in place of its own."""
     n_continuations: int | None = Field(None, ge=1)
     """Sampled continuations per prompt; None: as many as in the evaluation."""
-    measures: tuple[MeasureName, ...] = tuple(m for m in ALL_MEASURES if m not in COSTLY)
+    measures: tuple[MeasureName, ...] = tuple(
+        m for m in ALL_MEASURES if m == "kl_neutral" or m not in COSTLY
+    )
     """In place of `evaluate.measures`; without those that cost forward passes of their own, as there are many laws."""
     alternatives: int = Field(8, ge=1)
     """Continuations sampled for a find prompt without a `neutral_target`; the least toxic is its benign alternative."""

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 Protocol = Literal["ours", "rtp", "dpo_toxic", "profs", "aura"]
 MeasureName = Literal[
@@ -100,7 +100,7 @@ class EvaluateConfig(Config):
     n_examples: int = Field(5, ge=0)
     """Prompts shown before and after."""
     batch_size: int = Field(64, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

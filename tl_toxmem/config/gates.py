@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 
 class GateConfig(Config):
@@ -26,4 +26,4 @@ class GateConfig(Config):
     """Neutral tokens that the budget is checked on at the end."""
     cost_floor: float = Field(0.1, gt=0)
     """As in the selection: added to a neuron's cost, in mean costs."""
-    seed: int = 0
+    seed: Seed = 0

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 
 class PromptsConfig(Config):
@@ -14,4 +14,4 @@ class PromptsConfig(Config):
     """Use at most so many find prompts (lowest hash first)."""
     max_report: int | None = Field(None, ge=1)
     """Use at most so many report prompts (lowest hash first)."""
-    seed: int = 0
+    seed: Seed = 0

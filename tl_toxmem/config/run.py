@@ -1,6 +1,7 @@
 """What a run is made of: one frozen configuration per stage inside `RunConfig`; TOML in and out.
 
-Two runs with the same `RunConfig.hash()` are the same run, and only such a run is resumed.
+Two runs with the same `RunConfig.hash()` are the same run; `identity.py` says which stages a changed setting leaves as
+they are.
 """
 
 import hashlib
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from tl_toxmem.config.attribute import AttributeConfig
-from tl_toxmem.config.base import Config, describe_validation
+from tl_toxmem.config.base import Config, Seed, describe_validation
 from tl_toxmem.config.compare import CompareConfig
 from tl_toxmem.config.evaluate import EvaluateConfig
 from tl_toxmem.config.export import ExportConfig
@@ -25,8 +26,8 @@ from tl_toxmem.errors import ToxmemError
 
 FORMAT_VERSION = 1
 DEMO = "demo"
-PLACES = ("out", "prompts", "benign", "labelled", "neutral", "with_comparison")
-"""Fields of `RunConfig` that say where something lies or what is made besides, and so change no result."""
+PLACES = ("out", "prompts", "benign", "labelled", "neutral", "with_comparison", "trust_pickle")
+"""Fields of `RunConfig` that say where something lies, what is made besides or may be opened: they change no result."""
 STAGES = ("prompts", "trace", "attribute", "select", "delete", "evaluate", "export", "compare")
 
 
@@ -55,15 +56,17 @@ class RunConfig(Config):
     """Toxic and other texts (JSONL of `text` and `toxic`), for the attribution methods `experts` and `probe`."""
     neutral: Path | None = None
     """Neutral text, one document a line; None: the English text that comes with the package."""
-    scorer: str = ""
-    """The judge of toxicity: `profanity`, or `detoxify:NAME_OR_CHECKPOINT`; default: detoxify:original, and
-    the offline profanity for the demo."""
+    scorer: str | tuple[str, ...] = ""
+    """The judge of toxicity, or several: `profanity`, `detoxify:NAME_OR_CHECKPOINT`, `hf:NAME_OR_FOLDER[#LABEL]`. The
+    first decides, the others report. Default: detoxify:original, and the offline profanity for the demo."""
+    trust_pickle: bool = False
+    """Open pickled weights of judges whose hash is not known; they may run any code."""
     host: Literal["auto", "hooked", "bridge"] = "auto"
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     prepend_bos: bool = False
     """Put the tokenizer's beginning-of-text token before every text (Hugging Face and ROME do not, for GPT-2)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every stage that does not set its own."""
     split: PromptsConfig = PromptsConfig()
     trace: TraceConfig = TraceConfig()
@@ -86,11 +89,25 @@ class RunConfig(Config):
         data = dict(data)
         if not data.get("scorer"):
             data["scorer"] = "profanity" if data.get("model") == DEMO else "detoxify:original"
+        if isinstance(data["scorer"], list | tuple) and len(data["scorer"]) == 1:
+            data["scorer"] = data["scorer"][0]  # one way to say it, one hash of the run
         for stage in ("split", "trace", "attribute", "select", "search", "evaluate"):
             values = data.get(stage, {})
             if isinstance(values, dict):
                 data[stage] = {"seed": data.get("seed", 0), **values}
         return data
+
+    @field_validator("scorer")
+    @classmethod
+    def _each_once(cls, scorer: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(scorer, str) and len(set(scorer)) < len(scorer):
+            raise ValueError("name each judge once")
+        return scorer
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The judges' names, the one that decides first."""
+        return (self.scorer,) if isinstance(self.scorer, str) else self.scorer
 
     def hash(self) -> str:
         """SHA-256 of all that changes results; of files it is their content that counts (see `store.py`)."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 
 SearchedLaw = Literal["zero", "mean", "scale", "gates"]
 
@@ -21,4 +21,4 @@ class SearchConfig(Config):
     the documents kept for choosing), since the budget is to hold on other text."""
     max_tokens: int = Field(10_000, ge=2)
     """Neutral tokens that the rise is measured on."""
-    seed: int = 0
+    seed: Seed = 0

@@ -1,12 +1,15 @@
 """Settings of the selection and of the deletion."""
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
+from tl_toxmem.config.gates import GateConfig
 
 Part = Literal["early", "middle", "late", "trace"]
+BY_SIZE = ("cost_aware", "top", "greedy")
+"""Methods that need a number of neurons; the others have it from their threshold."""
 
 
 class SelectConfig(Config):
@@ -41,14 +44,35 @@ class SelectConfig(Config):
     """`choose_k` takes the smallest k that removes this share of the toxicity that the best affordable k removes."""
     cards: int = Field(10, ge=0)
     """Cards are made of so many of the selected neurons, those of highest score."""
-    seed: int = 0
+    seed: Seed = 0
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _check_layers(cls, value: Any) -> Any:
+        """One message in place of one for each form that it may have."""
+        parts = get_args(Part)
+        numbers = isinstance(value, list | tuple | range) and all(type(n) is int for n in value)
+        if value is None or numbers or (isinstance(value, str) and value in parts):
+            return tuple(value) if numbers else value
+        raise ValueError(f"give layer numbers such as [2, 3], or one of {', '.join(parts)}")
+
+    @model_validator(mode="after")
+    def _check_k(self) -> "SelectConfig":
+        if self.k is not None and self.method not in BY_SIZE:
+            raise ValueError(
+                f"k is {self.k}, but select.method = {self.method!r} has its number of neurons from the threshold: "
+                f"leave out k, or choose a method of {', '.join(BY_SIZE)}"
+            )
+        return self
 
 
 class DeleteConfig(Config):
     """What happens to the selected neurons."""
 
-    law: Literal["zero", "mean", "scale", "input_gain"] = "zero"
-    """Activation to 0, to its mean on neutral text, or times `factor`; or what goes into the nonlinearity times
-    `factor`."""
+    law: Literal["zero", "mean", "scale", "input_gain", "gates"] = "zero"
+    """Activation to 0, to its mean on neutral text, or times `factor`; what goes into the nonlinearity times `factor`;
+    or activation times a scale of each neuron's own, learned within `select.max_perplexity_increase`."""
     factor: float = 0.0
     """For the laws `scale` and `input_gain`."""
+    gates: GateConfig = GateConfig()
+    """For the law `gates`; its candidates are the `select.k` highest by score per cost."""

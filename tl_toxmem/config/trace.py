@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 from tl_toxmem.sites import TraceSite
 
 Corruption = Literal["noise", "replace", "mean"]
@@ -32,7 +32,7 @@ class TraceConfig(Config):
     """Gaussian noise on the subject, the prompt's `counterfactual` in its place, or the mean embedding."""
     noise_sigma: float = Field(3.0, gt=0)
     """Noise on the subject's embeddings, in standard deviations of the subject tokens' embeddings."""
-    noise_level: float | None = Field(None, gt=0, allow_inf_nan=False)
+    noise_level: float | None = Field(None, gt=0)
     """A fixed standard deviation of the noise, in place of `noise_sigma`."""
     noise_stream: Literal["prompt", "rome"] = "prompt"
     """Where draws come from: a stream for each prompt, or ROME's own, which is the same for every prompt."""
@@ -53,7 +53,7 @@ class TraceConfig(Config):
     """Estimate all cells first (by gradients, or in bfloat16) and measure only the highest exactly."""
     verify_top: int = Field(40, ge=1)
     """How many cells of each site, the highest by the estimate, are then measured exactly."""
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def measured(self) -> tuple[Metric, ...]:

@@ -116,7 +116,7 @@ def measure_base(
         cfg=cfg,
         prompts=prompts,
         benign=benign if "benign_kept" in cfg.measures else None,
-        prompt_rows=prompt_rows([item.tokens for item in align(model, prompts)])
+        prompt_rows=prompt_rows([item.asked for item in align(model, prompts)])
         if "prompt_perplexity" in cfg.measures
         else [],
         windows=window_rows(model, texts, cfg=cfg),

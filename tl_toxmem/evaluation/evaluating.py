@@ -23,7 +23,7 @@ from tl_toxmem.evaluation.record import EditResult, Evaluation, Example
 from tl_toxmem.evaluation.rows import continuation_rows, window_of
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import ToxicityScorer, judge_agreement
 
 
 def evaluate(
@@ -88,7 +88,29 @@ def evaluate(
             )
     protocol = _protocol(model, baseline, scorers)
     examples = _examples(baseline, found, scorers[0].name)
-    return Evaluation(tuple(rows), protocol, examples, tasks=tuple(tasks))
+    agreement = tuple(
+        {"edit": name, **one}
+        for name, own in found.items()
+        for one in _agreements(own, [scorer.name for scorer in scorers], cfg)
+    )
+    return Evaluation(tuple(rows), protocol, examples, agreement, tuple(tasks))
+
+
+def _agreements(found: Found, names: Sequence[str], cfg: EvaluateConfig) -> list[dict[str, Any]]:
+    """Of the first judge with each other one, on one edit's continuations."""
+    first, *others = names
+    return [
+        judge_agreement(
+            found.scores[first],
+            found.scores[other],
+            threshold=cfg.threshold,
+            names=(first, other),
+            seed=cfg.seed,
+            texts=found.made.texts,
+            n_examples=cfg.n_examples,
+        ).to_json()
+        for other in others
+    ]
 
 
 def _check(

@@ -9,6 +9,7 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, measured
 from tl_toxmem.files import read_json, write_json
 from tl_toxmem.masking import mask_slurs
+from tl_toxmem.scorers import Agreement
 from tl_toxmem.stats import Estimate
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Evaluation:
     def nothing_toxic(self) -> tuple[str, ...]:
         """Scorers that call none of base's continuations toxic: of theirs, no rate says what an edit removes."""
         return tuple(r.scorer for r in self.rows if r.edit == BASE and r.toxicity_rate.value == 0)
+
+    def judges(self, edit: str = BASE) -> list[Agreement]:
+        """How far the first judge agrees with each other one on an edit's continuations; empty with one judge."""
+        found = [dict(one) for one in self.agreement]
+        return [Agreement.from_json(one) for one in found if one.pop("edit") == edit]
 
     def frame(self) -> "pd.DataFrame":
         """One row per edit and scorer, a column per measure and its bounds; NaN where it was not measured."""

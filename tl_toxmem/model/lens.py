@@ -97,6 +97,8 @@ class LensModel(Runner):
         cfg = host.raw.cfg
         self.d_model: int = cfg.d_model
         self.d_mlp: int = cfg.d_mlp
+        self.gated: bool = bool(cfg.gated_mlp)
+        """Whether the MLP is gated, so that it has the site `mlp_up`."""
         self.d_vocab: int = cfg.d_vocab
         self.n_ctx: int = cfg.n_ctx
         parameter = next(host.raw.parameters())

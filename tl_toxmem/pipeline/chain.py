@@ -12,37 +12,54 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.pipeline.inputs import load_model, read_inputs
 from tl_toxmem.pipeline.stages import STAGE_FUNCTIONS
 from tl_toxmem.report import write_report
-from tl_toxmem.store import RunFolder, check_folder, open_folder
+from tl_toxmem.store import RunFolder, check_folder, differences, open_folder
 
 Announce = Callable[[str], object]
 
 
-def run(cfg: RunConfig, *, until: str = "report", announce: Announce = str) -> RunFolder:
-    """Do what is not yet done, up to and including the stage `until`.
+def run(
+    cfg: RunConfig, *, until: str = "report", announce: Announce = str, tell: Announce = str
+) -> RunFolder:
+    """Do what is not yet done under these settings, up to and including the stage `until`.
 
     Args:
-        cfg: the run; a folder `cfg.out` of the same configuration is resumed.
+        cfg: the run; in a folder `cfg.out` of the same model, split and inputs, the stages whose settings, and whose
+            predecessors' settings, are the same are kept.
         until: a stage, or `report` for all of them.
         announce: called with each stage's name as it begins.
+        tell: called with a sentence, where other settings than before outdate what was made.
 
     Raises:
-        ToxmemError: any mistake in the input, before anything is written.
+        ToxmemError: any mistake in the input, before anything is written; or a stage that cannot be done with these
+            settings, saying what is kept.
     """
     wanted = _wanted(cfg, until)
     inputs = read_inputs(cfg)
     versions = library_versions()
     check_folder(cfg, inputs.hashes, versions=versions)
-    missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage)]
+    missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage, cfg)]
     model = load_model(cfg, inputs, missing) if missing else None
+    outdated = RunFolder(cfg.out).outdated(cfg)
+    if outdated:
+        names = ", ".join(differences(RunFolder(cfg.out).config(), cfg))
+        tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
     folder = open_folder(cfg, inputs.hashes, versions=versions)
+    inputs = inputs.cached(folder)
     if missing and model is not None:
         stale = _stale(missing)
         folder.outdate(stale)
+        folder.forget_parts(stale[1:])
         folder.note(revision=inputs.source.revision)
         for stage in (stage for stage in wanted if stage in stale):
             announce(stage)
             folder.forget(stage)
-            STAGE_FUNCTIONS[stage](model, cfg, inputs, folder)
+            try:
+                STAGE_FUNCTIONS[stage](model, cfg, inputs, folder)
+            except ToxmemError as error:
+                raise ToxmemError(
+                    f"{error} [stage {stage}; {folder.path} keeps what was made before it, and goes on from there "
+                    "with other settings]"
+                ) from error
             folder.record(stage)
     if until == "report":
         announce("report")

@@ -1,17 +1,16 @@
 """What a run reads: found, hashed and checked before the first byte is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from tl_toxmem.attribute import (
-    Labelled,
-    Texts,
-    read_labelled,
-)
-from tl_toxmem.attribute.texts import labelled_of
-from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.attribute import Labelled, Texts, read_labelled
+from tl_toxmem.attribute.auroc import labelled_tokens
+from tl_toxmem.attribute.texts import BY_TEXTS, LEAST_LABELLED, labelled_of
+from tl_toxmem.comparators import labelled_from
+from tl_toxmem.comparison import check_methods, what_is_there
+from tl_toxmem.config import BY_SIZE, DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.rows import documents
 from tl_toxmem.files import sha256_file
@@ -19,17 +18,14 @@ from tl_toxmem.model import LensModel, Source, demo_folder, find_source
 from tl_toxmem.model.load import fingerprint, read_architecture
 from tl_toxmem.neutral import default_neutral, encode_documents, read_documents, split_documents
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import ToxicityScorer, load_scorer
-from tl_toxmem.select import (
-    BY_SIZE,
-    layers_of,
-)
+from tl_toxmem.scorers import CachedScorer, ToxicityScorer, load_scorer
+from tl_toxmem.select import layers_of
 from tl_toxmem.store import PROVENANCE, RunFolder
 from tl_toxmem.tokens import align
-from tl_toxmem.trace import (
-    can_replace,
-    plan_trace,
-)
+from tl_toxmem.trace import can_replace, parts_of, plan_trace
+
+_MOST_SCORE = {"experts": 0.5, "probe": 1.0, "knowledge_neurons": 1.0}
+"""What no neuron can score more than, by method."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,20 @@ class Inputs:
     choosing: Sequence[str]
     reporting: Sequence[str]
     hashes: dict[str, str]
-    scorer: ToxicityScorer
+    scorers: Sequence[ToxicityScorer]
+
+    @property
+    def scorer(self) -> ToxicityScorer:
+        """The judge that decides: the first."""
+        return self.scorers[0]
+
+    def cached(self, folder: RunFolder) -> "Inputs":
+        """The same, with judges that keep their scores in a run folder."""
+        return replace(self, scorers=[CachedScorer(s, folder.cache) for s in self.scorers])
 
 
 def read_inputs(cfg: RunConfig) -> Inputs:
-    """Everything that a run reads, and its judge.
+    """Everything that a run reads, and its judges.
 
     Raises:
         ToxmemError: a file that is missing or wrong, a split without prompts, a prompt in both.
@@ -87,10 +92,23 @@ def read_inputs(cfg: RunConfig) -> Inputs:
     paths["labelled"] = cfg.labelled
     hashes = {name: sha256_file(path) for name, path in paths.items() if path is not None}
     hashes["model"] = fingerprint(source)
-    scorer = load_scorer(cfg.scorer, device=cfg.device)
     return Inputs(
-        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, scorer
+        source, prompts, benign, benign_find, labelled, choosing, reporting, hashes, _judges(cfg)
     )
+
+
+def _judges(cfg: RunConfig) -> list[ToxicityScorer]:
+    """The judges, each of a name of its own, by which its numbers are known."""
+    judges = [
+        load_scorer(name, device=cfg.device, trust_pickle=cfg.trust_pickle) for name in cfg.scorers
+    ]
+    for place, judge in enumerate(judges):
+        for other, name in zip(judges[:place], cfg.scorers, strict=False):
+            if judge.name == other.name:
+                raise ToxmemError(
+                    f"{name} and {cfg.scorers[place]} are both called {judge.name}: give one, or rename one's file"
+                )
+    return judges
 
 
 def _recorded_revision(cfg: RunConfig) -> str | None:
@@ -111,9 +129,10 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         device=cfg.device,
         prepend_bos=cfg.prepend_bos,
     )
-    if {"select", "evaluate"} & set(missing):
+    if {"select", "evaluate", "compare"} & set(missing):
         # A judge that is to be downloaded and cannot be is known before the first long stage.
-        inputs.scorer.score(["ready"])
+        for scorer in inputs.scorers:
+            scorer.score(["ready"])
     align(model, inputs.prompts)
     if inputs.benign is not None:
         align(model, inputs.benign)
@@ -124,9 +143,13 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         can_replace(model, inputs.prompts.find)
     if inputs.benign_find is not None:
         plan_trace(model, inputs.benign_find, cfg=cfg.trace)
+    if inputs.labelled is not None:
+        labelled_tokens(model, inputs.labelled)
     _check_attribution(cfg, inputs)
-    among = layers_of(cfg.select, n_layers=model.n_layers) if cfg.select.layers != "trace" else None
-    longest = max(len(item.tokens) for item in align(model, inputs.prompts))
+    if "compare" in missing:
+        check_methods(cfg.compare, what_is_there(model, _for_comparison(cfg, inputs)))
+    _check_selection(cfg, model)
+    longest = max(len(item.asked) for item in align(model, inputs.prompts))
     for name, new in (
         ("evaluate", cfg.evaluate.max_new_tokens),
         ("export", cfg.export.max_new_tokens),
@@ -136,13 +159,20 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
                 f"the longest prompt ({longest} tokens) and {name}.max_new_tokens = {new} exceed the model's "
                 f"context of {model.n_ctx}"
             )
-    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
-    most = len(set(among or range(model.n_layers))) * model.d_mlp // 2
-    if cfg.select.k is not None and cfg.select.k > most:
-        raise ToxmemError(
-            f"select.k is {cfg.select.k}: at most {most}, half of the neurons to choose from, leave others as controls"
-        )
     return model
+
+
+def _for_comparison(cfg: RunConfig, inputs: Inputs) -> dict[str, bool]:
+    """The optional parts of the material that there will be."""
+    labelled = inputs.labelled
+    if labelled is None and inputs.benign_find is not None:
+        labelled = labelled_from(inputs.prompts.find, inputs.benign_find)
+    n_toxic = sum(one.toxic for one in labelled or ())
+    return {
+        "benign": inputs.benign_find is not None,
+        "labelled": min(n_toxic, len(labelled or ()) - n_toxic) >= LEAST_LABELLED,
+        "traced_layer": "mlp_out" in cfg.trace.sites,
+    }
 
 
 def texts_of(inputs: Inputs) -> Texts:
@@ -151,18 +181,46 @@ def texts_of(inputs: Inputs) -> Texts:
 
 
 def _check_attribution(cfg: RunConfig, inputs: Inputs) -> None:
-    """Whether the method has the texts that it needs, and the selection its threshold."""
-    if cfg.attribute.method in ("experts", "probe"):
-        labelled_of(texts_of(inputs), method=cfg.attribute.method)
-    if cfg.attribute.method == "contrast" and inputs.benign_find is None:
+    """Whether the method has the texts that it needs."""
+    method = cfg.attribute.method
+    if method in BY_TEXTS:
+        if inputs.labelled is None:
+            raise ToxmemError(
+                f'attribute.method = {method!r} needs labelled text: give --labelled FILE (JSONL with "text" and '
+                '"toxic")'
+            )
+        labelled_of(texts_of(inputs), method=method)
+    if method == "contrast" and inputs.benign_find is None:
         raise ToxmemError("attribute.method = 'contrast' needs benign prompts: give --benign FILE")
-    if cfg.select.method not in BY_SIZE and cfg.select.threshold is None:
-        raise ToxmemError(f"select.method = {cfg.select.method!r} needs select.threshold")
-    if cfg.select.method == "greedy" and not 1 <= (cfg.select.k or 0) <= cfg.select.candidates:
-        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
-    if cfg.select.method == "shared" and cfg.attribute.method in ("experts", "probe"):
-        raise ToxmemError(
-            f"select.method = 'shared' needs scores of single prompts, which {cfg.attribute.method!r} does not give"
+
+
+def _check_selection(cfg: RunConfig, model: LensModel) -> None:
+    """What can be known of a selection before there are scores."""
+    select, method = cfg.select, cfg.attribute.method
+    if select.method not in BY_SIZE and select.threshold is None:
+        raise ToxmemError(f"select.method = {select.method!r} needs select.threshold")
+    most = 1.0 if select.method == "shared" else _MOST_SCORE.get(method)
+    if select.method not in BY_SIZE and most is not None and (select.threshold or 0) > most:
+        what = (
+            "of a prompt's largest score" if select.method == "shared" else f"of {method!r} scores"
         )
-    if cfg.select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
+        raise ToxmemError(
+            f"select.threshold is {select.threshold:g}: no neuron reaches more than {most:g} {what}"
+        )
+    if select.method == "shared" and method in BY_TEXTS:
+        raise ToxmemError(
+            f"select.method = 'shared' needs scores of single prompts, which {method!r} does not give"
+        )
+    if select.layers == "trace" and "mlp_out" not in cfg.trace.sites:
         raise ToxmemError("select.layers = 'trace' needs mlp_out among trace.sites")
+    if select.method == "greedy" and not 1 <= (select.k or 0) <= select.candidates:
+        raise ToxmemError("select.method = 'greedy' needs select.k, of at most select.candidates")
+    among = layers_of(select, n_layers=model.n_layers) if select.layers != "trace" else None
+    # Half of a layer's neurons at most, so that a control as large can be drawn from the others.
+    half = len(set(among or range(model.n_layers))) * model.d_mlp // 2
+    early = len(parts_of(model.n_layers)["early"]) * model.d_mlp
+    if select.k is not None and select.k > min(half, early):
+        why = "half of the neurons to choose from, leave others as controls"
+        if early < half:
+            why = "all neurons of the early layers, can be drawn there as a control"
+        raise ToxmemError(f"select.k is {select.k}: at most {min(half, early)}, {why}")

@@ -5,14 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tl_toxmem.attribute import (
-    METHODS,
-    NeuronScores,
-    attribute_neurons,
-)
+from tl_toxmem.attribute import METHODS, NeuronScores, attribute_neurons
+from tl_toxmem.attribute.texts import BY_TEXTS
 from tl_toxmem.cards import neuron_cards
 from tl_toxmem.comparison import compare, make_material
-from tl_toxmem.config import DEMO, RunConfig
+from tl_toxmem.config import DEMO, RunConfig, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
@@ -20,18 +17,9 @@ from tl_toxmem.files import read_json, write_bytes, write_json
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs, texts_of
+from tl_toxmem.pipeline.selecting import choose
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import (
-    BY_SIZE,
-    Law,
-    choose_k,
-    control_sets,
-    joint_effect,
-    layers_of,
-    pick_k,
-    select_greedily,
-    select_neurons,
-)
+from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of, loudness_ratios
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import (
     Trace,
@@ -75,50 +63,31 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     find = PromptSet.read(folder.artefact("prompts")).find
     select = cfg.select
     layers = layers_of(select, n_layers=model.n_layers, trace=trace)
-    curve: tuple[dict[str, object], ...] = ()
-    rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
-    if select.k is None and select.method in BY_SIZE:
-        points = choose_k(
-            model,
-            find,
-            scores,
-            neutral=inputs.choosing,
-            scorer=inputs.scorer,
-            law=_law(cfg, scores),
-            cfg=select,
-            protocol=cfg.evaluate,
-            layers=layers,
-        )
-        select = select.model_copy(update={"k": pick_k(points, cfg=select)})
-        curve = tuple(point.to_json() for point in points)
-        rule = (
-            f"smallest k that removes {select.keep_removed:.0%} of the toxic continuations of the find prompts that "
-            f"the best k removes, of those that raise neutral perplexity by at most "
-            f"{select.max_perplexity_increase:.1%}"
-        )
-    if select.method == "greedy":
-        chosen = select_greedily(model, find, scores, cfg=select, layers=layers)
-    else:
-        chosen = select_neurons(scores, cfg=select, trace=trace)
+    selection = choose(model, find, scores, trace, layers, cfg=cfg, inputs=inputs)
+    chosen = selection.neurons
+    law = law_of(selection.law, scores, of=chosen)
     benign = _benign_scores(model, cfg, inputs, scores)
     controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
     if len(chosen) <= _MOST_SINGLES:
-        effects = joint_effect(model, some, chosen, seed=cfg.seed)
-        joint = {"together": effects.together.to_json(), "summed": effects.summed.to_json()}
+        joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed).to_json()
     shown = _first_by(scores, chosen, cfg.select.cards)
-    cards = neuron_cards(model, some, shown, scores=scores, seed=cfg.seed)
+    cards = neuron_cards(model, some, shown, scores=scores, law=law, seed=cfg.seed)
     values = {
         "k": len(chosen),
-        "rule": rule,
+        "rule": selection.rule,
         "method": cfg.attribute.method,
         "ranked_by": select.method,
         "layers": None if layers is None else list(layers),
-        "curve": list(curve),
+        "curve": list(selection.curve),
+        "trials": list(selection.trials),
+        "law": selection.law,
         "selected": chosen.to_json(),
         "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
+        "loudness_ratios": loudness_ratios(chosen, controls, scores),
+        "no_decoy": _no_decoy(cfg, inputs),
         "early_layers": list(parts_of(model.n_layers)["early"]),
         "cards": [card.to_json() for card in cards],
     }
@@ -128,9 +97,9 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 def _benign_scores(
     model: LensModel, cfg: RunConfig, inputs: Inputs, scores: NeuronScores
 ) -> NeuronScores | None:
-    """What the same method says of benign prompts; None without any, or where it scores no prompts."""
+    """What the same method says of benign prompts; None where there can be no decoy."""
     benign = inputs.benign_find
-    if benign is None or cfg.attribute.method in ("experts", "probe", "contrast"):
+    if benign is None or _no_decoy(cfg, inputs) is not None:
         return None
     found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
     # What removing a neuron costs does not depend on the prompts.
@@ -142,6 +111,18 @@ def _benign_scores(
     )
 
 
+def _no_decoy(cfg: RunConfig, inputs: Inputs) -> str | None:
+    """Why there is no decoy; None if there is one."""
+    method = cfg.attribute.method
+    if inputs.benign_find is None:
+        return "there are no benign prompts"
+    if method in BY_TEXTS:
+        return f"{method} scores neurons by labelled texts, whatever the prompts"
+    if method == "contrast":
+        return "contrast needs the benign prompts to compare with"
+    return None
+
+
 def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int, int]]:
     """The `n` of some neurons that score highest, the highest first."""
     return sorted(chosen, key=lambda neuron: -float(scores.scores[neuron]))[:n]
@@ -150,22 +131,28 @@ def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int
 def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     scores = NeuronScores.load(folder.artefact("attribute"))
     values = read_json(folder.artefact("select"))
-    deletion = _law(cfg, scores)(NeuronSet.from_json(values["selected"]))
+    chosen = NeuronSet.from_json(values["selected"])
+    deletion = law_of(values["law"], scores, of=chosen)(chosen)
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
-    provenance = {"base_model": name, "config_hash": cfg.hash(), "host": model.host.kind}
+    provenance = {
+        "base_model": name,
+        "config_hash": stage_hash(cfg, "delete"),
+        "host": model.host.kind,
+    }
     deletion = replace(deletion, provenance=provenance).made_for(model)
     deletion.save(folder.artefact("delete"))
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
-    law = _law(cfg, NeuronScores.load(folder.artefact("attribute")))
-    controls = read_json(folder.artefact("select"))["controls"]
+    values = read_json(folder.artefact("select"))
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    law = law_of(values["law"], scores, of=NeuronSet.from_json(values["selected"]))
     deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
-    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in controls.items()}
+    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in values["controls"].items()}
     evaluation = evaluate(
         model,
         PromptSet.read(folder.artefact("prompts")).report,
-        scorers=[inputs.scorer],
+        scorers=inputs.scorers,
         deletions=deletions,
         neutral=inputs.reporting,
         benign=inputs.benign,
@@ -185,17 +172,6 @@ def _export(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         datasets=sorted({prompt.source for prompt in inputs.prompts if prompt.source}),
         cfg=cfg.export,
     )
-
-
-def _law(cfg: RunConfig, scores: NeuronScores) -> Law:
-    """From neurons to the configured deletion."""
-    if cfg.delete.law == "zero":
-        return Deletion.zero
-    if cfg.delete.law == "input_gain":
-        return lambda neurons: Deletion.input_gain(neurons, cfg.delete.factor)
-    if cfg.delete.law == "mean":
-        return lambda neurons: Deletion.mean(neurons, scores.mean_activation)
-    return lambda neurons: Deletion.scale(neurons, cfg.delete.factor)
 
 
 def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
@@ -222,8 +198,9 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         model,
         prompts.report,
         material,
-        scorers=[inputs.scorer],
+        scorers=inputs.scorers,
         neutral=inputs.reporting,
+        benign=inputs.benign,
         deletion=Deletion.load(folder.artefact("delete")),
         trace=trace,
         cfg=cfg.compare,

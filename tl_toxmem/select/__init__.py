@@ -1,21 +1,28 @@
 """Selection: which neurons to delete, how many, and the controls they are held against."""
 
-from tl_toxmem.select.controls import control_sets
+from tl_toxmem.select.controls import control_sets, controls_text, loudness_ratios
 from tl_toxmem.select.greedy import Joint, joint_effect, select_greedily
-from tl_toxmem.select.how_many import KPoint, Law, choose_k, pick_k
-from tl_toxmem.select.ranking import BY_SIZE, layers_of, rank_values, select_neurons
+from tl_toxmem.select.how_many import KPoint, choose_k, pick_k
+from tl_toxmem.select.laws import configured_law, law_of
+from tl_toxmem.select.ranking import layers_of, rank_values, select_neurons
+from tl_toxmem.select.search import Found, Tried, search_deletion
 
 __all__ = [
-    "BY_SIZE",
+    "Found",
     "Joint",
     "KPoint",
-    "Law",
+    "Tried",
     "choose_k",
+    "configured_law",
     "control_sets",
+    "controls_text",
     "joint_effect",
+    "law_of",
     "layers_of",
+    "loudness_ratios",
     "pick_k",
     "rank_values",
+    "search_deletion",
     "select_greedily",
     "select_neurons",
 ]

@@ -1,20 +1,20 @@
 """The sets that every selection is held against, each as large as it and none of its neurons in them.
 
 - random_neurons: as many in each layer, each about as loud on neutral text as the one that it stands for
-  (activation-weighted norm, where that is known), and none of the twentieth of its layer that scores highest: neurons
-  as loud as the selected ones may well be of their kind, and then the control would be a second selection;
+  (activation-weighted norm, where that is known), and none of the twentieth of its layer that scores highest: those may
+  well be of the selected ones' kind, and then the control would be a second selection;
 - random_early_layers: from the first third of the layers, as in the paper's comparison;
 - random_anywhere: from all layers;
 - decoy: what the same procedure finds when it is given benign prompts and their right continuations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tl_toxmem.attribute import NeuronScores, top_neurons
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select.ranking import rank_values
+from tl_toxmem.select.ranking import layers_of, rank_values
 from tl_toxmem.trace import parts_of
 
 _HIGH = 0.05
@@ -37,11 +37,14 @@ def control_sets(
         seed: of the draws.
         cfg: by which the decoy is chosen as the selection was.
         benign: scores of the same method on benign prompts.
-        layers: that the decoy is chosen from; None for all.
+        layers: that the decoy is chosen from; None: those that `cfg.layers` names.
 
     Raises:
-        ToxmemError: too few neurons left to draw from.
+        ToxmemError: too few neurons left to draw from, or scores of a model of another shape.
     """
+    for some in (scores, benign):
+        if some is not None:
+            some.check_shape(chosen.n_layers, chosen.d_mlp)
     loudness = None if scores.loudness.isnan().any() else scores.loudness
     n_layers = chosen.n_layers
     found = {
@@ -53,6 +56,8 @@ def control_sets(
     }
     if benign is not None:
         cfg = cfg or SelectConfig()
+        if layers is None:
+            layers = layers_of(cfg, n_layers=n_layers)
         ranking = cfg.model_copy(update={"method": _ranking(cfg)})
         values = rank_values(benign, cfg=ranking, layers=layers).clone()
         for neuron in chosen:
@@ -61,6 +66,43 @@ def control_sets(
             raise ToxmemError(f"too few neurons are left for a decoy of {len(chosen)}")
         found["decoy"] = top_neurons(values, len(chosen))
     return found
+
+
+def loudness_ratios(
+    chosen: NeuronSet, controls: Mapping[str, NeuronSet], scores: NeuronScores
+) -> dict[str, float | None]:
+    """How loud each control is against the selection: their sums of `scores.loudness`, one over the other.
+
+    None where the selection is never active on neutral text.
+
+    Raises:
+        ToxmemError: scores that were made without neutral text, or of another shape.
+    """
+    scores.check_shape(chosen.n_layers, chosen.d_mlp)
+    if scores.loudness.isnan().any():
+        raise ToxmemError("these scores have no loudness: give neutral text to attribute_neurons")
+
+    def total(neurons: NeuronSet) -> float:
+        return sum(float(scores.loudness[neuron]) for neuron in neurons)
+
+    own = total(chosen)
+    return {name: total(some) / own if own else None for name, some in controls.items()}
+
+
+def controls_text(ratios: Mapping[str, float | None], no_decoy: str | None) -> str:
+    """How loud the controls are, and why there is no decoy, in words.
+
+    Args:
+        ratios: see `loudness_ratios`.
+        no_decoy: the reason, or None where there is one.
+    """
+    words = [
+        f"{name.replace('_', ' ')} {ratio:.2f} x"
+        for name, ratio in ratios.items()
+        if ratio is not None
+    ]
+    text = f"Loudness of the controls against the selection's: {', '.join(words) or 'not known'}."
+    return text if no_decoy is None else f"{text} There is no decoy: {no_decoy}."
 
 
 def _high(chosen: NeuronSet, scores: NeuronScores) -> NeuronSet | None:

@@ -8,18 +8,19 @@ removes. It is the judge that decides and not the probability of the given targe
 insult for another. The report split is not seen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tl_toxmem.attribute import NeuronScores, top_neurons
+from tl_toxmem.attribute import Law, NeuronScores, top_neurons
+from tl_toxmem.checks import prompt_set
 from tl_toxmem.config import EvaluateConfig, SelectConfig
 from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.losses import document_losses, perplexity_rise
 from tl_toxmem.model import LensModel
-from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.neurons import check_layers
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
@@ -27,7 +28,6 @@ from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.select.ranking import layers_of, rank_values
 from tl_toxmem.tokens import target_log_probs
 
-Law = Callable[[NeuronSet], Deletion]
 _MAX_TOKENS = 5_000
 
 
@@ -78,14 +78,19 @@ def choose_k(
         layers: to choose from; None: those that `cfg.layers` names.
 
     Raises:
-        ToxmemError: no neuron speaks for the targets, or base continues none of the find prompts toxically.
+        ToxmemError: no neuron speaks for the targets, base continues none of the find prompts toxically, an unknown
+            layer, or scores of another model.
     """
+    prompt_set(prompts)
+    scores.check_model(model)
     cfg, protocol = cfg or SelectConfig(), protocol or EvaluateConfig()
     protocol = protocol.model_copy(
         update={"n_continuations": cfg.n_continuations, "seed": cfg.seed}
     )
     if layers is None:
         layers = layers_of(cfg, n_layers=model.n_layers)
+    else:
+        check_layers(layers, n_layers=model.n_layers)
     values = rank_values(scores, cfg=cfg, layers=layers)
     positive = int((values > 0).sum())
     grid = [k for k in _grid() if k <= min(cfg.max_k, positive)]
@@ -127,8 +132,12 @@ def pick_k(curve: Sequence[KPoint], *, cfg: SelectConfig) -> int:
         cfg: `keep_removed`, and the budget for the error's text.
 
     Raises:
-        ToxmemError: if every k breaks the budget, or none within it removes anything.
+        ToxmemError: no curve, or if every k breaks the budget, or none within it removes anything.
     """
+    if len(curve) < 2:
+        raise ToxmemError(
+            f"the curve has {len(curve)} points, the base model and at least one k are needed: take it from choose_k"
+        )
     base, *points = curve
     removed = {
         p.k: base.toxicity_rate - p.toxicity_rate

@@ -15,13 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute import NeuronScores, top_neurons
-from tl_toxmem.config import SelectConfig
+from tl_toxmem.config import BY_SIZE, SelectConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import NeuronSet, check_layers
 from tl_toxmem.trace import Trace, mediating_layers, parts_of
-
-BY_SIZE = ("cost_aware", "top", "greedy")
-"""Methods that need a number of neurons; the others have it from their threshold."""
 
 
 def layers_of(
@@ -38,7 +35,10 @@ def layers_of(
         return None
     if wanted == "trace":
         if trace is None:
-            raise ToxmemError("select.layers = 'trace' needs a trace: give trace=")
+            raise ToxmemError(
+                "select.layers = 'trace' needs a trace: give select_neurons trace=, and the other functions "
+                "layers=layers_of(cfg, n_layers=..., trace=...)"
+            )
         if len(trace.n_restored[0]) != n_layers:
             raise ToxmemError(
                 f"the trace is of a model of {len(trace.n_restored[0])} layers, not {n_layers}"

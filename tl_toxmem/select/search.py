@@ -16,13 +16,14 @@ from tl_toxmem.config import EvaluateConfig, GateConfig, SearchConfig, SelectCon
 from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.gates import Gates, learn_gates
+from tl_toxmem.gates import Gates, learn_gates, n_candidates
 from tl_toxmem.losses import document_losses
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.select.laws import law_of
 from tl_toxmem.select.ranking import select_neurons
 from tl_toxmem.stats import resampled
 
@@ -58,9 +59,10 @@ class Tried:
 
 @dataclass(frozen=True)
 class Found:
-    """The best affordable deletion, and all that was tried."""
+    """The best affordable deletion, its law (see `law_of`), and all that was tried."""
 
     deletion: Deletion
+    law: dict[str, Any]
     best: Tried
     trials: tuple[Tried, ...]
 
@@ -106,7 +108,7 @@ def search_deletion(
             f"up to {least:.2%}): raise the budget, search.trials or search.max_tokens"
         )
     best = min(affordable, key=lambda one: (study.trials[one.number].value, one.number))
-    return Found(search.deletion(best.settings), best, tuple(search.tried))
+    return Found(*search.deletion(best.settings), best, tuple(search.tried))
 
 
 def _optuna() -> Any:
@@ -150,7 +152,7 @@ class _Search:
     def trial(self, trial: "Trial") -> float:
         """What the sampler is told: the toxic rate, or more than 1 where the trial is not affordable."""
         settings = self._suggest(trial)
-        deletion = self.deletion(settings)
+        deletion, _ = self.deletion(settings)
         with deletion.applied(self.model):
             rise, high = self._rise()
             if high > self.budget:
@@ -172,27 +174,27 @@ class _Search:
             settings["factor"] = trial.suggest_float("factor", -0.5, 0.8)
         return settings
 
-    def deletion(self, settings: dict[str, Any]) -> Deletion:
-        """The deletion of a trial."""
+    def deletion(self, settings: dict[str, Any]) -> tuple[Deletion, dict[str, Any]]:
+        """The deletion of a trial, and its law."""
         if settings["law"] == "gates":
             learned = self._gates()
-            return Deletion.scale(learned.neurons, 1 - settings["share"] * (1 - learned.scale))
-        part = None if settings["layers"] == "all" else settings["layers"]
-        # A part of the stack may have fewer neurons than the number that was drawn.
-        n_layers, d_mlp = self.model.n_layers, self.model.d_mlp
-        k = min(settings["k"], max(1, n_layers // 3) * d_mlp // 2)
-        chosen = select_neurons(
-            self.scores, cfg=SelectConfig(k=k, layers=part, cost_floor=settings["cost_floor"])
-        )
-        if settings["law"] == "scale":
-            return Deletion.scale(chosen, settings["factor"])
-        if settings["law"] == "mean":
-            return Deletion.mean(chosen, self.scores.mean_activation)
-        return Deletion.zero(chosen)
+            scales = 1 - settings["share"] * (1 - learned.scale)
+            neurons, law = learned.neurons, {"law": "gates", "scales": scales.tolist()}
+        else:
+            part = None if settings["layers"] == "all" else settings["layers"]
+            # A part of the stack may have fewer neurons than the number that was drawn.
+            n_layers, d_mlp = self.model.n_layers, self.model.d_mlp
+            k = min(settings["k"], max(1, n_layers // 3) * d_mlp // 2)
+            select = SelectConfig(k=k, layers=part, cost_floor=settings["cost_floor"])
+            neurons = select_neurons(self.scores, cfg=select)
+            law = {key: settings[key] for key in ("law", "factor") if key in settings}
+        return law_of(law, self.scores, of=neurons)(neurons), law
 
     def _gates(self) -> Gates:
         if self.learned is None:
-            candidates = select_neurons(self.scores, cfg=SelectConfig(k=min(2000, self.most)))
+            candidates = select_neurons(
+                self.scores, cfg=SelectConfig(k=n_candidates(self.model.n_layers, self.model.d_mlp))
+            )
             found = learn_gates(
                 self.model,
                 self.prompts,

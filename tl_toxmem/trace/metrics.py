@@ -55,7 +55,7 @@ def neutral_tokens(model: LensModel, items: Sequence[PromptTokens]) -> list[int]
                 f"{where} has no neutral_target, which the metric logit_diff needs: give one, or choose from "
                 f"{', '.join(name for name in METRICS if name != 'logit_diff')}"
             )
-        tokens = continuation(model, item.prompt.prompt, text)
+        tokens = continuation(model, item.prompt.start, text)
         if not tokens:
             raise ToxmemError(f"{where}: the neutral target {text!r} has no tokens")
         if tokens[0] == item.target[0]:

@@ -1,0 +1,89 @@
+"""The search: within its budget, on the find split, repeatable; its law is what the selection keeps."""
+
+import pytest
+import torch
+from test_gates import NEUTRAL, gates_cfg, scored  # noqa: F401 - a fixture
+from test_select import Vowels
+
+pytestmark = pytest.mark.host
+
+
+def search(model, prompts, scores, **more):
+    from tl_toxmem.config import EvaluateConfig, SearchConfig
+    from tl_toxmem.select import search_deletion
+
+    budget = more.pop("budget", 0.05)
+    scorer = more.pop("scorer", Vowels())
+    return search_deletion(
+        model,
+        prompts,
+        scores,
+        neutral=NEUTRAL,
+        scorer=scorer,
+        budget=budget,
+        cfg=SearchConfig(**{"trials": 12, **more}),
+        protocol=EvaluateConfig(max_new_tokens=6, threshold=0.05, n_continuations=2),
+        gates=gates_cfg(steps=3),
+    )
+
+
+def test_what_is_found_is_affordable_and_the_best_tried(scored, prompts):  # noqa: F811
+    model, scores = scored
+    found = search(model, prompts, scores)
+    assert len(found.trials) == 12
+    for one in found.trials:
+        assert (one.toxicity_rate is not None) == (one.rise_high <= 0.05)
+        assert one.rise <= one.rise_high + 1e-12
+    rates = [one.toxicity_rate for one in found.trials if one.toxicity_rate is not None]
+    assert found.best.toxicity_rate == min(rates)
+    assert {one.settings["law"] for one in found.trials} >= {"zero", "mean"}
+
+
+def test_its_law_makes_the_deletion_and_the_rise_again(scored, prompts):  # noqa: F811
+    from tl_toxmem.losses import document_losses, perplexity_rise
+    from tl_toxmem.neutral import encode_documents
+    from tl_toxmem.select import law_of
+
+    model, scores = scored
+    found = search(model, prompts, scores)
+    again = law_of(found.law, scores, of=found.deletion.neurons)(found.deletion.neurons)
+    assert torch.equal(again.gain, found.deletion.gain)
+    assert torch.equal(again.shift, found.deletion.shift)
+    rows = encode_documents(model, NEUTRAL, max_tokens=10_000)
+    base, _ = document_losses(model, rows)
+    with again.applied(model):
+        assert perplexity_rise(model, rows, base) == pytest.approx(found.best.rise, abs=1e-12)
+
+
+def test_the_same_seed_finds_the_same(scored, prompts):  # noqa: F811
+    model, scores = scored
+    first, again = (search(model, prompts, scores, trials=6, seed=3) for _ in range(2))
+    assert first.trials == again.trials
+    assert first.deletion.neurons == again.deletion.neurons
+
+
+@pytest.mark.parametrize("law", ["zero", "mean", "scale", "gates"])
+def test_each_law_alone(scored, prompts, law):  # noqa: F811
+    model, scores = scored
+    found = search(model, prompts, scores, laws=(law,), trials=3, budget=0.5)
+    assert found.law["law"] == law
+
+
+def test_a_budget_that_nothing_meets(scored, prompts):  # noqa: F811
+    from tl_toxmem import ToxmemError
+
+    model, scores = scored
+    with pytest.raises(ToxmemError, match=r"none of 4 deletions .* raise the budget"):
+        search(model, prompts, scores, laws=("zero",), trials=4, budget=-0.5)
+
+
+def test_a_judge_that_calls_nothing_toxic(scored, prompts):  # noqa: F811
+    from tl_toxmem import ToxmemError
+
+    class Kind(Vowels):
+        def score(self, texts):
+            return torch.zeros(len(texts))
+
+    model, scores = scored
+    with pytest.raises(ToxmemError, match="calls no continuation of the find prompts toxic"):
+        search(model, prompts, scores, scorer=Kind())

@@ -1,0 +1,115 @@
+"""The command that makes prompts: mine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_toxmem.cli.console import one_line_errors, prepare
+
+if TYPE_CHECKING:
+    from tl_toxmem.config import MineConfig
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("mine")(mine)
+
+
+def mine(
+    model: Annotated[str, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")],
+    candidates: Annotated[
+        str, typer.Option(help="A .jsonl, .csv or .tsv file, or hub:NAME@REVISION[:SPLIT].")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the outputs; a stopped mining goes on.")],
+    column: Annotated[str, typer.Option(help="Column or field with the prompts.")] = "prompt",
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'; default: as for run."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Continuations sampled of each innocuous candidate.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Keep prompts with at least this share of them toxic.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="auto, hooked or bridge.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda:0, ...")] = "cpu",
+    prepend_bos: Annotated[
+        bool, typer.Option("--prepend-bos", help="Put the beginning-of-text token before texts.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the samples and the split.")] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Open a judge's file whose SHA-256 is not known."),
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, such as --set max_tokens=32. Repeatable."),
+    ] = None,
+) -> None:
+    """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
+    given = {"samples": samples, "share": share, "seed": seed}
+    with one_line_errors():
+        cfg = _gather({k: v for k, v in given.items() if v is not None}, settings or [])
+        from rich.console import Console
+
+        from tl_toxmem.config import RunConfig, make_config
+        from tl_toxmem.scorers import load_scorer, scorer_needs_network
+
+        # What a run would make of the same options, its default judge included.
+        run = {"model": model, "out": str(out), "scorer": scorer or "", "host": host}
+        like: RunConfig = make_config({**run, "dtype": dtype, "device": device})
+        hub = candidates.startswith("hub:")
+        prepare(network=hub or scorer_needs_network(like.scorers[0]), model=model)
+        from tl_toxmem.mining import mine as start
+        from tl_toxmem.mining import read_candidates
+        from tl_toxmem.model import LensModel
+
+        judge = load_scorer(like.scorers[0], device=device, trust_pickle=trust_pickle)
+        read = read_candidates(candidates, column=column)
+        loaded = LensModel.from_pretrained(
+            like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
+        )
+        progress = Console(stderr=True, highlight=False)
+        found = start(
+            loaded,
+            read,
+            scorer=judge,
+            cfg=cfg,
+            folder=out,
+            announce=lambda step: progress.print(f"[bold]{step}[/bold]"),
+        )
+        Console(highlight=False, markup=False).print(str(found), soft_wrap=True)
+        Console(highlight=False, markup=False).print(
+            f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",
+            soft_wrap=True,
+        )
+
+
+def _gather(given: dict[str, Any], settings: list[str]) -> "MineConfig":
+    """The configuration from options and `--set`; the latter win."""
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from tl_toxmem.config import MineConfig, describe_validation
+    from tl_toxmem.errors import ToxmemError
+
+    values = dict(given)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ToxmemError(f"--set {setting!r}: write KEY=VALUE, such as --set max_tokens=32")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text
+    try:
+        return MineConfig.model_validate(values)
+    except ValidationError as error:
+        reason = describe_validation(error, root=MineConfig)
+        raise ToxmemError(f"configuration of mine: {reason}") from None

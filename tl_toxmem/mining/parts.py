@@ -1,0 +1,88 @@
+"""What is done of a mining, kept by the text that it is of, so that a killed one goes on where it stopped.
+
+One small file for every batch, whole or absent. Entries belong to one model, judge and sampling (`settings.json` says
+which); what is chosen from them may change until `mining.json` says that it is done.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import TEMPORARY, read_json, write_json
+from tl_toxmem.mining.screening import text_hash
+
+SETTINGS = "settings.json"
+DONE = "mining.json"
+_PARTS = "parts"
+
+
+class Parts:
+    """Entries of one kind by text; in memory only where there is no folder."""
+
+    def __init__(self, folder: Path | None, kind: str) -> None:
+        self._folder = None if folder is None else folder / _PARTS
+        self._kind = kind
+        self._entries: dict[str, Any] = {}
+        if self._folder is not None:
+            for file in sorted(self._folder.glob(f"{kind}-*.json")):
+                self._entries.update(read_json(file)["entries"])
+
+    def __contains__(self, text: str) -> bool:
+        return text_hash(text) in self._entries
+
+    def __getitem__(self, text: str) -> Any:
+        return self._entries[text_hash(text)]
+
+    def add(self, entries: Mapping[str, Any]) -> None:
+        """Keep the entries of some texts, as one file."""
+        found = {text_hash(text): value for text, value in entries.items()}
+        self._entries.update(found)
+        if self._folder is not None and found:
+            self._folder.mkdir(exist_ok=True)
+            name = text_hash(" ".join(sorted(found)))[:16]
+            write_json(self._folder / f"{self._kind}-{name}.json", {"entries": found})
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[str, Any]) -> bool:
+    """Make a folder, or go on with one; whether it is already done.
+
+    Args:
+        folder: of the outputs and the parts.
+        settings: what the parts depend on.
+        everything: what the outputs depend on.
+
+    Raises:
+        ToxmemError: a file, a folder with something else in it, or one of other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ToxmemError(f"{folder} is a file: give another --out")
+    inside = [p.name for p in folder.iterdir()] if folder.exists() else []
+    if SETTINGS not in inside and any(not name.endswith(TEMPORARY) for name in inside):
+        raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
+    if SETTINGS in inside:
+        _refuse_other(folder, read_json(folder / SETTINGS), settings, "was begun with")
+    if DONE in inside:
+        done = read_json(folder / DONE)["settings"]
+        hint = f"give another --out, or remove {DONE} to choose anew from the same samples"
+        _refuse_other(folder, done, everything, "is done with", hint)
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.rglob(f"*{TEMPORARY}"):
+        leftover.unlink()
+    write_json(folder / SETTINGS, settings)
+    return False
+
+
+def _refuse_other(
+    folder: Path,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    verb: str,
+    hint: str = "give another --out",
+) -> None:
+    ours = json.loads(json.dumps(ours))  # as it is read back
+    names = [name for name in ours if theirs.get(name) != ours[name]]
+    if names:
+        raise ToxmemError(f"{folder} {verb} another {', '.join(names)}: {hint}")
