@@ -264,12 +264,61 @@ def test_a_judge_that_calls_nothing_toxic_is_named(model, texts, deletion, found
     assert found.nothing_toxic == ()
 
 
-def test_a_comparison_needs_something_toxic(model, texts, monkeypatch):
-    from tl_toxmem import ToxmemError
+@pytest.fixture
+def two_methods(monkeypatch, deletion):
+    """A comparison of two methods of two strengths each, which need nothing."""
+    from tl_toxmem import Deletion
+    from tl_toxmem.comparators import Comparator
     from tl_toxmem.comparison import comparing
 
-    with pytest.raises(ToxmemError, match="give prompts that the model continues toxically"):
-        comparing._base(model, texts, [Nothing()], NEUTRAL, config())
+    def make(model, material, *, strengths, cfg):
+        return {s: Deletion.scale(deletion.neurons, 1 - s) for s in strengths}
+
+    method = Comparator("of a test", "deletion", "share", lambda model: (0.5, 1.0), make)
+    monkeypatch.setattr(comparing, "METHODS", {"first": method, "second": method})
+    return comparing.compare
+
+
+def material(texts):
+    from tl_toxmem import NeuronScores
+    from tl_toxmem.comparators import Material
+
+    zeros = torch.zeros(4, 128)
+    scores = NeuronScores(
+        scores=zeros,
+        per_prompt=torch.zeros(len(texts), 4, 128),
+        cost=zeros,
+        mean_activation=zeros,
+        loudness=zeros,
+        prompt_ids=tuple(p.id for p in texts),
+        method="gradient",
+        seed=0,
+    )
+    return Material(texts, NEUTRAL, scores)
+
+
+def test_a_comparison_runs_base_once_and_measures_what_it_is_told_to(
+    model, texts, two_methods, monkeypatch
+):
+    from tl_toxmem.config import ALL_MEASURES, CompareConfig
+    from tl_toxmem.evaluation import baseline
+
+    names = []
+    whole = baseline.continue_prompts
+
+    def watched(*args, description, **options):
+        names.append(description)
+        return whole(*args, description=description, **options)
+
+    monkeypatch.setattr(baseline, "continue_prompts", watched)
+    options = {"scorers": [Letters()], "neutral": NEUTRAL, "protocol": config(threshold=0.3)}
+    found = two_methods(model, texts, material(texts), **options).evaluation
+    edits = [f"{name}@{s}" for name in ("first", "second") for s in ("0.5", "1")]
+    assert names == [f"generate: {name}" for name in ("base", *edits)]
+    assert [row.edit for row in found.rows] == ["none", *edits]
+    left_out = set(ALL_MEASURES) - set(CompareConfig().measures)
+    assert left_out
+    assert all(getattr(row, name) is None for row in found.rows for name in left_out)
 
 
 # Likelihood
