@@ -142,9 +142,16 @@ def test_no_prompts_for_a_model_of_ones_own(cli, tmp_path, gpt2_folder):
 
 
 def test_missing_options_are_wrong_usage(cli, tmp_path):
-    assert cli("run", "--model", "demo").exit_code == 2
+    assert cli("run", "--out", str(tmp_path)).exit_code == 2
     assert cli("run", "--modl", "demo").exit_code == 2
     assert cli("rn").exit_code == 2
+
+
+@pytest.mark.parametrize(("model", "out"), [("demo", "runs/demo"), ("./some/gpt2", "runs/gpt2")])
+def test_a_run_folder_is_named_by_its_model(model, out):
+    from tl_toxmem.cli.stages import _gather
+
+    assert _gather(None, {"model": model}, []).out == Path(out)
 
 
 def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
