@@ -3,7 +3,7 @@
 from tl_toxmem.evaluation import BASE, MEASURES, EditResult
 from tl_toxmem.plots import plot_evaluation
 from tl_toxmem.report.blocks import Block, Cell, Paragraph, Section, Table
-from tl_toxmem.report.cells import edit_name, measure_cell, rise_cell, toxic
+from tl_toxmem.report.cells import edit_name, measure_cell, percent, rise_cell, toxic
 from tl_toxmem.report.figures import page_figure
 from tl_toxmem.report.results import Results
 from tl_toxmem.stats import Estimate
@@ -17,6 +17,8 @@ def answer_section(results: Results) -> Section:
     blocks: list[Block] = [Paragraph(sentence(results), "lead")]
     blocks += [Paragraph(text, "warn") for text in _nothing_toxic(results)]
     blocks.append(_table([evaluation.row(edit) for edit in _SHOWN]))
+    if evaluation.row("deletion").toxicity_rate.value == 0:
+        blocks.append(Paragraph(_none_seen(results), "soft"))
     blocks += [
         Paragraph(_by_another(results, scorer), "soft")
         for scorer in results.scorers[1:]
@@ -37,11 +39,11 @@ def sentence(results: Results) -> str:
         if separate
         else f"({toxic(base)} before, {toxic(after)} after)"
     )
-    rise = after.neutral_perplexity_ratio.value - 1
+    rise = percent(after.neutral_perplexity_ratio.value - 1, "+.2f")
     return (
         f"Deleting {len(chosen)} of {chosen.n_layers * chosen.d_mlp:,} MLP neurons (layers {layers}) {verb} the toxic "
         f"continuations of {base.toxicity_rate.n} held-out prompts {between}, while neutral perplexity goes "
-        f"from {base.neutral_perplexity.value:.3f} to {after.neutral_perplexity.value:.3f} ({rise:+.2%}). As many "
+        f"from {base.neutral_perplexity.value:.3f} to {after.neutral_perplexity.value:.3f} ({rise}). As many "
         f"random neurons of the same layers leave {toxic(control)}."
     )
 
@@ -81,6 +83,12 @@ def _nothing_toxic(results: Results) -> list[str]:
         f"{scorer} calls none of base's continuations toxic: its rates say nothing of what an edit removes."
         for scorer in results.evaluation.nothing_toxic
     ]
+
+
+def _none_seen(results: Results) -> str:
+    """The rule of three: what a rate of 0 still allows."""
+    n = results.evaluation.protocol["n_prompts"]
+    return f"None seen is not none: at 95 %, a rate of up to about {percent(3 / n)} would still give 0 in {n} prompts."
 
 
 def _by_another(results: Results, scorer: str) -> str:

@@ -23,9 +23,14 @@ def number_cell(estimate: Estimate | None, digits: int = 3) -> Cell:
     return Cell(f"{estimate.value:.{digits}f}", _note(estimate, f".{digits}f"))
 
 
+def percent(share: float, form: str = ".1f") -> str:
+    """A share as people read it."""
+    return f"{100 * share:{form}} %"
+
+
 def share_cell(estimate: Estimate) -> Cell:
     """A share in percent with its interval and n."""
-    return Cell(f"{estimate.value:.1%}", _note(estimate, ".1%"))
+    return Cell(percent(estimate.value), _note(estimate, ".1f", 100))
 
 
 def rise_cell(row: EditResult) -> Cell:
@@ -39,7 +44,7 @@ def rise_cell(row: EditResult) -> Cell:
         None if ratio.high is None else ratio.high - 1,
         ratio.n,
     )
-    return Cell(f"{rise.value:+.2%}", _note(rise, "+.2%"))
+    return Cell(percent(rise.value, "+.2f"), _note(rise, "+.2f", 100))
 
 
 def edit_name(edit: str) -> str:
@@ -52,8 +57,8 @@ def toxic(row: EditResult) -> str:
     return MEASURES["toxicity_rate"].text(row.toxicity_rate.value)
 
 
-def _note(estimate: Estimate, form: str) -> str:
+def _note(estimate: Estimate, form: str, scale: float = 1) -> str:
     n = f"n = {estimate.n}"
     if estimate.low is None or estimate.high is None:
         return n
-    return f"{estimate.low:{form}} to {estimate.high:{form}}, {n}"
+    return f"{scale * estimate.low:{form}} to {scale * estimate.high:{form}}, {n}"

@@ -1,8 +1,10 @@
 """Controls: what was deleted in the deletion's stead, how loud it is, and all that was measured of each edit."""
 
-from tl_toxmem.evaluation import measured
-from tl_toxmem.report.blocks import Cell, Paragraph, Section, Table
-from tl_toxmem.report.cells import edit_name, measure_cell
+from collections.abc import Sequence
+
+from tl_toxmem.evaluation import BASE, EditResult, Measure, measured
+from tl_toxmem.report.blocks import Block, Cell, Details, Paragraph, Section, Table
+from tl_toxmem.report.cells import NOTHING, edit_name, measure_cell
 from tl_toxmem.report.results import Results
 
 _WHAT = (
@@ -13,38 +15,76 @@ _WHAT = (
 
 
 def controls_section(results: Results) -> Section:
-    """Every measure of every edit by every judge."""
-    selection = results.selection
-    ratios = selection["loudness_ratios"]
-    known = [
-        f"{edit_name(name)} {ratio:.2f} x" for name, ratio in ratios.items() if ratio is not None
-    ]
-    loud = f"Loudness against the selection's: {'; '.join(known) or 'not known'}."
-    blocks = [Paragraph(_WHAT), Paragraph(loud)]
+    """Every measure of every edit by the first judge; of the others what they say otherwise."""
+    selection, evaluation = results.selection, results.evaluation
+    by_judge = {
+        scorer: [row for row in evaluation.rows if row.scorer == scorer]
+        for scorer in results.scorers
+    }
+    first, *others = by_judge
+    rows = by_judge[first]
+    columns = measured(rows)
+    blocks: list[Block] = [Paragraph(_WHAT)]
     if selection["no_decoy"] is not None:
         blocks.append(Paragraph(f"There is no decoy: {selection['no_decoy']}.", "warn"))
-    return Section(
-        "controls",
-        "Controls and all measures",
-        (*blocks, _table(results), Paragraph(protocol_text(results), "soft")),
+    head = (_neurons(rows), _loudness(rows, selection["loudness_ratios"]))
+    blocks.append(_table(first, rows, columns, head))
+    for scorer in others:
+        own = by_judge[scorer]
+        differing = [m for m in columns if _values(own, m) != _values(rows, m)]
+        blocks.append(Details(f"The same by {scorer}", (_table(scorer, own, differing),)))
+    blocks.append(Paragraph(protocol_text(results), "soft"))
+    return Section("controls", "Controls and all measures", tuple(blocks))
+
+
+def _values(rows: Sequence[EditResult], measure: Measure) -> list[object]:
+    return [getattr(row, measure.name) for row in rows]
+
+
+def _table(
+    scorer: str,
+    rows: Sequence[EditResult],
+    columns: Sequence[Measure],
+    head: tuple[tuple[Cell, ...], ...] = (),
+) -> Table:
+    """A row per measure, a column per edit."""
+    return Table(
+        f"Every edit (95 % intervals, judged by {scorer})",
+        ("measure", *(edit_name(row.edit) for row in rows)),
+        (*head, *(_row(rows, measure) for measure in columns)),
     )
 
 
-def _table(results: Results) -> Table:
-    evaluation = results.evaluation
-    columns = measured(evaluation.rows)
-    several = len(results.scorers) > 1
-    rows = tuple(
-        (
-            Cell(edit_name(row.edit), f"by {row.scorer}" if several else ""),
-            Cell(str(row.n_neurons)),
-            *(measure_cell(measure, getattr(row, measure.name)) for measure in columns),
-        )
-        for row in evaluation.rows
+def _row(rows: Sequence[EditResult], measure: Measure) -> tuple[Cell, ...]:
+    label = f"{measure.label} ({measure.unit})" if measure.unit else measure.label
+    better = measure.better if measure.better == "nearer to base" else f"{measure.better} is better"
+    return (
+        Cell(label, better),
+        *(measure_cell(measure, getattr(row, measure.name)) for row in rows),
     )
-    heads = [f"{m.label} ({m.unit})" if m.unit else m.label for m in columns]
-    strong = tuple(i for i, row in enumerate(evaluation.rows) if row.edit == "deletion")
-    return Table("Every edit (95 % intervals)", ("edit", "neurons", *heads), rows, strong=strong)
+
+
+def _neurons(rows: Sequence[EditResult]) -> tuple[Cell, ...]:
+    layers = [", ".join(map(str, row.layers)) for row in rows]
+    return (
+        Cell("neurons"),
+        *(
+            Cell(str(row.n_neurons), f"layers {own}" if own else "")
+            for row, own in zip(rows, layers, strict=True)
+        ),
+    )
+
+
+def _loudness(rows: Sequence[EditResult], ratios: dict[str, float | None]) -> tuple[Cell, ...]:
+    """How loud what was deleted is on neutral text, over the selection."""
+    cells = []
+    for row in rows:
+        ratio = 1.0 if row.edit == "deletion" else ratios.get(row.edit)
+        if row.edit == BASE:
+            cells.append(NOTHING)
+        else:
+            cells.append(Cell("not known") if ratio is None else Cell(f"{ratio:.2f} x"))
+    return (Cell("loudness on neutral text", "against the selection's"), *cells)
 
 
 def protocol_text(results: Results) -> str:
@@ -57,6 +97,5 @@ def protocol_text(results: Results) -> str:
         f"neutral text: {p['neutral_documents']} documents, {p['neutral_tokens']:,} predicted tokens, "
         f"{p['neutral_windows']}",
         f"intervals: {p['intervals']}",
-        f"an observed rate of 0 still allows up to about {3 / p['n_prompts']:.1%} at 95 %",
     )
     return "; ".join(sentences) + "."

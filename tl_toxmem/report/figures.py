@@ -7,18 +7,21 @@ or light, so templates are left out. On a phone the panels of a row stand one ab
 import copy
 import html
 import json
+import textwrap
 from typing import Any
 
 import plotly.graph_objects as go
 
 from tl_toxmem.report.blocks import Figure
 
-_TOP, _BOTTOM = 50, 60
-"""Pixels above the first panel, for its title, and below the last, for tick labels and the axis' title."""
+_BAR, _TITLE, _BOTTOM = 36, 40, 60
+"""Pixels above the first panel, for plotly's buttons and for its title; below the last, for labels and axis title."""
 _GAP = 120
 """Pixels between two panels on a phone: labels and title of one, title of the next."""
-_LINE = 24
-"""Pixels of a line of the legend."""
+_LINE, _LETTER = 24, 7
+"""Pixels of a line of the legend, and of a letter of a label that stands upright."""
+_LETTERS = 42
+"""What fits on a line of a phone."""
 _SUB = "<br><sup>"
 
 
@@ -31,8 +34,9 @@ def page_figure(figure: go.Figure) -> Figure:
     text = layout.pop("title", {}).get("text", "")
     first, _, rest = text.partition(_SUB)
     height = layout["height"] - layout["margin"]["t"] - layout["margin"]["b"]
-    wide = {**layout, "height": height + _TOP + _BOTTOM}
-    wide["margin"] = {"l": 70, "r": 20, "t": _TOP, "b": _BOTTOM}
+    top = _TITLE if _panel_titles(layout) else 0
+    wide = {**layout, "height": height + _BAR + top + _BOTTOM}
+    wide["margin"] = {"l": 70, "r": 20, "t": _BAR + top, "b": _BOTTOM}
     return Figure(
         title=_plain(first),
         notes=tuple(_plain(line) for line in rest.removesuffix("</sup>").split("<br>") if line),
@@ -52,31 +56,50 @@ def _narrow(layout: dict[str, Any], data: list[dict[str, Any]], height: int) -> 
     found = copy.deepcopy(layout)
     names = [name.removeprefix("xaxis") for name in found if name.startswith("xaxis")]
     panels = sorted(names, key=lambda name: int(name or 1))
-    whole = len(panels) * height + (len(panels) - 1) * _GAP
+    gap = max(_GAP, _upright(data) + _BOTTOM)
+    whole = len(panels) * height + (len(panels) - 1) * gap
     if len(panels) > 1:
-        _stack(found, panels, height / whole, _GAP / whole)
-    below = _BOTTOM
+        _stack(found, panels, height / whole, gap / whole)
+    for name in panels:
+        _wrap(found[f"xaxis{name}"].get("title", {}))
+    below = max(_BOTTOM + 15, _upright(data) + 10)
     if "coloraxis" in found:
         bar = found["coloraxis"]["colorbar"]
         place = {"orientation": "h", "thickness": 12, "len": 0.9, "yanchor": "top"}
-        title = {**_title(bar), "side": "top"}
+        title = {"text": bar["title"]["text"].replace("<br>", " "), "side": "top"}
         found["coloraxis"]["colorbar"] = {**bar, **place, "title": title, "y": -55 / whole}
-        below += 75
+        below += 70
     entries = sum(trace.get("showlegend", True) and "name" in trace for trace in data)
     if entries > 1:
-        place = {"orientation": "h", "yanchor": "top", "y": -65 / whole, "x": 0}
+        place = {"orientation": "h", "yanchor": "top", "y": -75 / whole, "x": 0}
         found["legend"] = {**found.get("legend", {}), **place}
         below += _LINE * entries
-    found["height"] = whole + _TOP + below
-    found["margin"] = {"l": 50, "r": 10, "t": _TOP, "b": below}
+    top = _TITLE if _panel_titles(layout) else 10
+    found["height"] = whole + top + below
+    found["margin"] = {"l": 50, "r": 10, "t": top, "b": below}
     found["font"] = {"size": 11}
     found["dragmode"] = False  # a finger scrolls the page
     return found
 
 
+def _upright(data: list[dict[str, Any]]) -> int:
+    """Pixels that the longest name below an axis takes when it stands upright; 0 without names."""
+    names = [x for trace in data if trace["type"] == "bar" for x in trace["x"]]
+    lines = [line for name in names if isinstance(name, str) for line in name.split("<br>")]
+    return _LETTER * max(map(len, lines), default=0)
+
+
+def _wrap(title: dict[str, Any]) -> None:
+    """Break a title's lines where a phone's edge would cut them."""
+    if "text" in title:
+        lines = title["text"].split("<br>")
+        wrapped = (textwrap.fill(line, _LETTERS, break_long_words=False) for line in lines)
+        title["text"] = "<br>".join(wrapped).replace("\n", "<br>")
+
+
 def _stack(layout: dict[str, Any], panels: list[str], share: float, gap: float) -> None:
     """Panels of a row one above the other, each with its own title and labels."""
-    titles = [a for a in layout.get("annotations", []) if a.get("yref") == "paper" and a["y"] == 1]
+    titles = _panel_titles(layout)
     tops = [1 - i * (share + gap) for i in range(len(panels))]
     first = layout["yaxis"].get("title")
     for i, (name, top) in enumerate(zip(panels, tops, strict=True)):
@@ -89,8 +112,9 @@ def _stack(layout: dict[str, Any], panels: list[str], share: float, gap: float) 
             axis["title"] = first
         if i < len(titles):
             titles[i] |= {"x": 0, "xanchor": "left", "align": "left", "y": top}
+            _wrap(titles[i])
 
 
-def _title(bar: dict[str, Any]) -> dict[str, Any]:
-    title = bar.get("title", {})
-    return {**title, "text": title.get("text", "").replace("<br>", " ")}
+def _panel_titles(layout: dict[str, Any]) -> list[dict[str, Any]]:
+    """What plotly puts above the panels of a row."""
+    return [a for a in layout.get("annotations", []) if a.get("yref") == "paper" and a["y"] == 1]

@@ -3,7 +3,7 @@
 from tl_toxmem.comparison import OURS, Comparison
 from tl_toxmem.evaluation import BASE, MEASURES
 from tl_toxmem.report.blocks import Block, Cell, Details, Paragraph, Section, Table
-from tl_toxmem.report.cells import measure_cell, rise_cell
+from tl_toxmem.report.cells import measure_cell, percent, rise_cell
 from tl_toxmem.report.figures import page_figure
 from tl_toxmem.report.results import Results
 
@@ -39,15 +39,20 @@ def _at_cost(comparison: Comparison, scorer: str) -> Table:
     rows = []
     for method, values in frame.iterrows():
         entry = comparison.of(str(method), scorer=scorer)[0][0]
-        rates = (Cell(f"{float(rate):.1%}") for rate in values)
+        rates = (Cell(percent(float(rate))) for rate in values)
         rows.append((Cell(entry.label, entry.family), *rates))
     base = comparison.evaluation.row(BASE, scorer=scorer).toxicity_rate
     title = (
         f"Lowest toxic rate that each method reaches within a rise of neutral perplexity (judged by {scorer}; base "
-        f"{base.value:.1%}, n = {base.n} prompts)"
+        f"{percent(base.value)}, n = {base.n} prompts)"
     )
     ours = tuple(i for i, method in enumerate(frame.index) if method == OURS)
-    return Table(title, ("method", *map(str, frame.columns)), tuple(rows), strong=ours)
+    return Table(
+        title,
+        ("method", *(str(name).replace("%", " %") for name in frame.columns)),
+        tuple(rows),
+        strong=ours,
+    )
 
 
 def _laws(comparison: Comparison, scorer: str) -> Table:

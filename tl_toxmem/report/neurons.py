@@ -17,7 +17,7 @@ from tl_toxmem.report.blocks import (
     Section,
     Table,
 )
-from tl_toxmem.report.cells import NOTHING, number_cell
+from tl_toxmem.report.cells import NOTHING, number_cell, percent
 from tl_toxmem.report.figures import page_figure
 from tl_toxmem.report.masked import pair
 from tl_toxmem.report.results import Results
@@ -114,8 +114,10 @@ def _trials(trials: list[dict[str, Any]]) -> Details:
             (
                 Cell(str(trial["number"])),
                 Cell(trial["settings"]["law"], words),
-                Cell(f"{trial['rise']:+.2%}", f"up to {trial['rise_high']:+.2%}"),
-                Cell("not affordable") if rate is None else Cell(f"{rate:.1%}"),
+                Cell(
+                    percent(trial["rise"], "+.2f"), f"up to {percent(trial['rise_high'], '+.2f')}"
+                ),
+                Cell("not affordable") if rate is None else Cell(percent(rate)),
             )
         )
     table = Table(

@@ -6,6 +6,7 @@ its own, which differ between its versions, and sets style attributes. As nothin
 anything.
 """
 
+import re
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -78,6 +79,7 @@ def render(sections: list[Section], *, model: str, version: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     style, script = ((assets / name).read_text("utf-8") for name in ("page.css", "page.js"))
     values: dict[str, Any] = {
@@ -89,6 +91,11 @@ def render(sections: list[Section], *, model: str, version: str) -> str:
         "plotly": get_plotlyjs(),
     }
     return environment.get_template("page.html.jinja").render(**values, policy=_policy(values))
+
+
+def _unbroken(text: str) -> str:
+    """No line ends between a number and its percent sign, or within "n = 40"."""
+    return re.sub(r"\bn = (?=\d)", "n\u00a0=\u00a0", re.sub(r"(?<=\d) %", "\u00a0%", text))
 
 
 def _policy(values: dict[str, Any]) -> str:

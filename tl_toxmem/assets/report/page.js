@@ -42,7 +42,10 @@
 
   async function draw() {
     const narrow = phone.matches;
-    const config = { responsive: true, displaylogo: false, showTips: false, displayModeBar: narrow ? false : "hover" };
+    const config = {
+      responsive: true, displaylogo: false, showTips: false, displayModeBar: narrow ? false : "hover",
+      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+    };
     const look = template();
     for (const { place, spec } of figures) {
       // Plotly writes into what it is given.
