@@ -20,13 +20,13 @@ _GAP = 120
 """Pixels between two panels on a phone: labels and title of one, title of the next."""
 _LINE, _LETTER = 24, 7
 """Pixels of a line of the legend, and of a letter of a label that stands upright."""
-_LETTERS = 42
+_LETTERS = 40
 """What fits on a line of a phone."""
 _SUB = "<br><sup>"
 
 
-def page_figure(figure: go.Figure) -> Figure:
-    """A figure as a block of the page."""
+def page_figure(figure: go.Figure, *notes: str) -> Figure:
+    """A figure as a block of the page; `notes` are more lines below its title."""
     # Through plotly's own encoder, so that NaN is null and arrays are lists.
     values = json.loads(figure.to_json())
     layout = values["layout"]
@@ -39,7 +39,7 @@ def page_figure(figure: go.Figure) -> Figure:
     wide["margin"] = {"l": 70, "r": 20, "t": _BAR + top, "b": _BOTTOM}
     return Figure(
         title=_plain(first),
-        notes=tuple(_plain(line) for line in rest.removesuffix("</sup>").split("<br>") if line),
+        notes=(*(_plain(x) for x in rest.removesuffix("</sup>").split("<br>") if x), *notes),
         data=values["data"],
         wide=wide,
         narrow=_narrow(layout, values["data"], height),
@@ -112,6 +112,7 @@ def _stack(layout: dict[str, Any], panels: list[str], share: float, gap: float) 
             axis["title"] = first
         if i < len(titles):
             titles[i] |= {"x": 0, "xanchor": "left", "align": "left", "y": top}
+            titles[i]["font"] = {"size": 13}
             _wrap(titles[i])
 
 

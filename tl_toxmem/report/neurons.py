@@ -12,6 +12,7 @@ from tl_toxmem.report.blocks import (
     Block,
     Cell,
     Details,
+    Figure,
     Heading,
     Paragraph,
     Section,
@@ -30,6 +31,10 @@ _RANKINGS = {
     "shared": " shared by enough prompts",
     "greedy": " per cost, then by measured joint effect in rounds",
 }
+_LAWS = {
+    "zero": "activations are set to zero",
+    "mean": "activations are set to their mean on neutral text",
+}
 _N_NEURONS = 30
 _CARDS = (
     "What deleting a neuron takes from the targets; the tokens whose logits its value vector moves most, by itself, "
@@ -45,9 +50,7 @@ def neurons_section(results: Results) -> Section:
     if results.cfg.model == DEMO:
         blocks.append(Paragraph(_truth(results), "good"))
     if selection["curve"]:
-        curve = [KPoint(**point) for point in selection["curve"]]
-        budget = results.cfg.select.max_perplexity_increase
-        blocks.append(page_figure(plot_k_curve(curve, chosen=selection["k"], budget=budget)))
+        blocks.append(_curve(results))
     if selection["trials"]:
         blocks.append(_trials(selection["trials"]))
     blocks.append(page_figure(plot_scores(scores)))
@@ -60,20 +63,29 @@ def neurons_section(results: Results) -> Section:
     return Section("neurons", "Which neurons", tuple(blocks))
 
 
+def _curve(results: Results) -> Figure:
+    select = results.cfg.select
+    figure = plot_k_curve(
+        [KPoint(**point) for point in results.selection["curve"]],
+        chosen=results.selection["k"],
+        budget=select.max_perplexity_increase,
+    )
+    n = min(len(results.prompts.find), select.max_prompts)
+    return page_figure(figure, f"n = {n} find prompts, {select.n_continuations} continuations each")
+
+
 def law_text(law: dict[str, Any]) -> str:
     """What the law that the selection keeps does to a neuron, in words."""
     name = law["law"]
     if name == "gates":
         scales = law["scales"]
-        spread = f" from {min(scales):.2f} to {max(scales):.2f}" if scales else ""
+        spread = f", from {min(scales):.2f} to {max(scales):.2f}" if scales else ""
         return f"each activation is multiplied by a gate of its own, learned on the find prompts{spread}"
     if name == "scale":
         return f"activations are multiplied by {law['factor']:g}"
     if name == "input_gain":
         return f"what goes into the nonlinearity is multiplied by {law['factor']:g}"
-    return {"zero": "activations are set to zero"}.get(
-        name, "activations are set to their mean on neutral text"
-    )
+    return _LAWS[name]
 
 
 def _selection(results: Results) -> str:

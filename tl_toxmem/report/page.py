@@ -52,25 +52,17 @@ def write_report(path: Path) -> Path:
         ToxmemError: an artefact is missing (naming it) or damaged.
     """
     folder = RunFolder(path)
-    results = read_results(folder)
-    sections = [section for make in SECTIONS if (section := make(results)) is not None]
-    page = render(
-        sections,
-        model=model_name(results.cfg),
-        version=results.provenance["versions"]["tl-toxmem"],
-    )
-    write_bytes(folder.report, page.encode("utf-8"))
+    write_bytes(folder.report, page_html(read_results(folder)).encode("utf-8"))
     return folder.report
 
 
-def render(sections: list[Section], *, model: str, version: str) -> str:
-    """Sections as a page.
+def make_sections(results: Results) -> list[Section]:
+    """The sections that there are data for."""
+    return [section for make in SECTIONS if (section := make(results)) is not None]
 
-    Args:
-        sections: in their order.
-        model: its name.
-        version: of tl-toxmem.
-    """
+
+def page_html(results: Results) -> str:
+    """The whole page."""
     assets = resources.files("tl_toxmem") / "assets" / "report"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(assets)),
@@ -83,9 +75,9 @@ def render(sections: list[Section], *, model: str, version: str) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False}
     style, script = ((assets / name).read_text("utf-8") for name in ("page.css", "page.js"))
     values: dict[str, Any] = {
-        "sections": sections,
-        "model": model,
-        "version": version,
+        "sections": make_sections(results),
+        "model": model_name(results.cfg),
+        "version": results.provenance["versions"]["tl-toxmem"],
         "style": style,
         "script": script,
         "plotly": get_plotlyjs(),
