@@ -119,6 +119,21 @@ def test_what_needs_no_mask_is_not_kept_twice():
     assert b64decode(masked("an idiöt, an idiot").plain).decode() == "an idiöt, an idiot"
 
 
+def test_a_card_tells_apart_what_looks_the_same_masked(results):
+    from tl_toxmem.cards import Change, NeuronCard
+
+    card = NeuronCard.from_json(results.selection["cards"][0])
+    card = replace(card, changes=(Change("a", "dumb", "damn"), Change("b", "dumb", "dumb")))
+    assert [value for _, value in card.facts()][-2:] == [
+        "'d***', without it 'd***'",
+        "'d***', without it the same",
+    ]
+    assert [value for _, value in card.facts(mask=str)][-2:] == [
+        "'dumb', without it 'damn'",
+        "'dumb', without it the same",
+    ]
+
+
 def test_only_the_pages_own_scripts_run_and_nothing_is_fetched(whole):
     page = Page(whole)
     hashes = [b64encode(sha256(code.encode()).digest()).decode() for code in page.scripts]

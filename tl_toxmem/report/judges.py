@@ -25,7 +25,7 @@ def _table(found: list[tuple[str, Agreement]]) -> Table:
         (
             Cell(edit_name(edit), f"{one.names[0]} and {one.names[1]}, {one.n_texts} texts"),
             share_cell(one.agreement),
-            number_cell(one.kappa, 2),
+            _kappa(one),
             *(share_cell(rate) for rate in one.rates),
         )
         for edit, one in found
@@ -38,6 +38,12 @@ def _table(found: list[tuple[str, Agreement]]) -> Table:
         "toxic by the other",
     )
     return Table("Agreement of judges (95 % intervals, n counts prompts)", head, rows)
+
+
+def _kappa(one: Agreement) -> Cell:
+    if one.kappa is None:
+        return Cell("undefined", f"both call {next(iter(one.constant().values()))}")
+    return number_cell(one.kappa, 2)
 
 
 def _differ(one: Agreement) -> Details:

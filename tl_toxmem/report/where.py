@@ -52,8 +52,9 @@ def _agreement(robustness: Robustness) -> str:
         return "Nothing was varied."
     least = min(varied, key=lambda p: p.agreement.value)
     most = max(p.agreement.value for p in varied)
+    ways, sites = {(p.varied, p.name) for p in varied}, {p.site for p in varied}
     return (
-        f"The layer profile was traced anew in {len(varied)} ways, over {least.agreement.n} prompts. Its rank "
-        f"correlation with the profile as configured is from {least.agreement.value:.2f} ({least.varied}: "
+        f"The layer profiles of {len(sites)} sites were traced anew in {len(ways)} ways, over {least.agreement.n} "
+        f"prompts. Their rank correlation with those as configured is from {least.agreement.value:.2f} ({least.varied}: "
         f"{least.name}) to {most:.2f}."
     )
