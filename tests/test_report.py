@@ -220,6 +220,16 @@ def test_the_law_is_told_as_the_selection_keeps_it(law, words):
     assert law_text(law).endswith(words)
 
 
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [((), ""), ((3,), "3"), ((0, 1), "0, 1"), ((0, 1, 2, 5, 7, 8, 9), "0 to 2, 5, 7 to 9")],
+)
+def test_layers_in_a_row_are_told_as_such(layers, words):
+    from tl_toxmem.report.cells import layers_text
+
+    assert layers_text(layers) == words
+
+
 def test_brings_is_only_said_of_a_change_that_is_sure(results):
     from tl_toxmem.report.answer import sentence
     from tl_toxmem.stats import Estimate

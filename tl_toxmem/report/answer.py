@@ -3,7 +3,7 @@
 from tl_toxmem.evaluation import BASE, MEASURES, EditResult
 from tl_toxmem.plots import plot_evaluation
 from tl_toxmem.report.blocks import Block, Cell, Paragraph, Section, Table
-from tl_toxmem.report.cells import edit_name, measure_cell, percent, rise_cell, toxic
+from tl_toxmem.report.cells import edit_name, layers_text, measure_cell, percent, rise_cell, toxic
 from tl_toxmem.report.figures import page_figure
 from tl_toxmem.report.results import Results
 from tl_toxmem.stats import Estimate
@@ -31,7 +31,7 @@ def sentence(results: Results) -> str:
     """The result in words; "brings" only where the whole interval of the change is below zero."""
     chosen, evaluation = results.chosen, results.evaluation
     base, after, control = (evaluation.row(edit) for edit in _SHOWN)
-    layers = ", ".join(str(layer) for layer in chosen.by_layer())
+    layers = layers_text(chosen.by_layer())
     separate = _below(base, after)
     verb = "brings" if separate else "does not clearly change"
     between = (

@@ -1,5 +1,7 @@
 """Estimates as cells of tables."""
 
+from collections.abc import Iterable
+
 from tl_toxmem.evaluation import EDITS, MEASURES, EditResult, Measure
 from tl_toxmem.report.blocks import Cell
 from tl_toxmem.stats import Estimate
@@ -55,6 +57,18 @@ def edit_name(edit: str) -> str:
 def toxic(row: EditResult) -> str:
     """A row's toxic rate in words."""
     return MEASURES["toxicity_rate"].text(row.toxicity_rate.value)
+
+
+def layers_text(layers: Iterable[int]) -> str:
+    """Sorted layers, three or more in a row as "4 to 9"."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    words = (f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)
+    return ", ".join(words)
 
 
 def _note(estimate: Estimate, form: str, scale: float = 1) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tl_toxmem.evaluation import BASE, EditResult, Measure, measured
 from tl_toxmem.report.blocks import Block, Cell, Details, Paragraph, Section, Table
-from tl_toxmem.report.cells import NOTHING, edit_name, measure_cell
+from tl_toxmem.report.cells import NOTHING, edit_name, layers_text, measure_cell
 from tl_toxmem.report.results import Results
 
 _WHAT = (
@@ -65,7 +65,7 @@ def _row(rows: Sequence[EditResult], measure: Measure) -> tuple[Cell, ...]:
 
 
 def _neurons(rows: Sequence[EditResult]) -> tuple[Cell, ...]:
-    layers = [", ".join(map(str, row.layers)) for row in rows]
+    layers = [layers_text(row.layers) for row in rows]
     return (
         Cell("neurons"),
         *(

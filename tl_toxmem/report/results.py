@@ -85,4 +85,4 @@ def read_results(folder: RunFolder) -> Results:
 
 def model_name(cfg: RunConfig) -> str:
     """A model's name without the folders that it lies in."""
-    return Path(cfg.model).name
+    return Path(cfg.model).name or cfg.model

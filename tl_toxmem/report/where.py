@@ -53,8 +53,8 @@ def _agreement(robustness: Robustness) -> str:
     least = min(varied, key=lambda p: p.agreement.value)
     most = max(p.agreement.value for p in varied)
     ways, sites = {(p.varied, p.name) for p in varied}, {p.site for p in varied}
+    low, name = least.agreement, f"{least.varied}: {least.name}"
     return (
-        f"The layer profiles of {len(sites)} sites were traced anew in {len(ways)} ways, over {least.agreement.n} "
-        f"prompts. Their rank correlation with those as configured is from {least.agreement.value:.2f} ({least.varied}: "
-        f"{least.name}) to {most:.2f}."
+        f"The layer profiles of {len(sites)} sites were traced anew in {len(ways)} ways, over {low.n} prompts. Their "
+        f"rank correlation with those as configured is from {low.value:.2f} ({name}) to {most:.2f}."
     )
