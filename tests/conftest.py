@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from small import config
 from tiny import TINY, random_model
 
 HAS_HOOKED = int(version("transformer-lens").split(".")[0]) < 4
@@ -72,6 +73,16 @@ def arch(request) -> str:
 @pytest.fixture(scope="session")
 def gpt2_folder(tiny_folder) -> Path:
     return tiny_folder("gpt2")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a small run on the demo model, made once; tests copy it before they change it."""
+    from tl_toxmem import run
+
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(config(out))
+    return out
 
 
 @pytest.fixture

@@ -6,34 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from small import SMALL, config
 
-SMALL = {
-    "split": {"max_find": 16, "max_report": 8},
-    "trace": {"max_prompts": 2, "n_noise": 2},
-    "attribute": {"verify_top": 5, "verify_random": 5, "verify_prompts": 8, "max_cost_tokens": 600},
-    "select": {"max_k": 30, "cards": 2},
-    "evaluate": {"n_continuations": 2, "max_new_tokens": 5, "max_neutral_tokens": 500},
-    "export": {"n_prompts": 4, "max_new_tokens": 4},
-}
 NUMBERS = ["2_trace.safetensors", "3_scores.safetensors", "4_neurons.json", "6_evaluation.json"]
-
-
-def config(out: Path, **changes):
-    from tl_toxmem.config import make_config
-
-    return make_config({"model": "demo", "out": str(out), **SMALL, **changes})
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    from tl_toxmem import run
-
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    run(config(out))
-    return out
 
 
 def test_every_artefact_is_there_and_named_in_the_provenance(finished):
@@ -351,26 +328,6 @@ def test_the_exported_folder_needs_nothing_of_ours(finished):
     )
     assert done.returncode == 0, done.stderr
     assert "torch.Size" in done.stdout
-
-
-def test_hostile_text_in_prompts_is_shown_as_text(finished, tmp_path):
-    import shutil
-
-    from tl_toxmem.report import write_report
-
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    evaluation = json.loads((copy / "6_evaluation.json").read_text())
-    evaluation["examples"][0]["prompt"] = hostile
-    evaluation["examples"][0]["after"] = "you stupid idiot"
-    (copy / "6_evaluation.json").write_text(json.dumps(evaluation))
-    page = write_report(copy).read_text()
-    assert "<script>alert(1)" not in page
-    assert "<img src=x" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert "s***** i****" in page
-    assert "stupid idiot" not in page
 
 
 def test_hostile_tokens_stay_inert_in_figures(finished):

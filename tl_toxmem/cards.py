@@ -5,7 +5,7 @@ and what the model says with and without it. Slurs are masked in everything show
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,8 +96,12 @@ class NeuronCard:
             law=values["law"],
         )
 
-    def facts(self) -> list[tuple[str, str]]:
-        """What is shown, line by line, slurs masked."""
+    def facts(self, *, mask: Callable[[str], str] = mask_slurs) -> list[tuple[str, str]]:
+        """What is shown, line by line.
+
+        Args:
+            mask: what is done to texts; `str` leaves them as they are.
+        """
         effect = f"{self.effect.value:.3g} nats"
         if self.effect.low is not None and self.effect.high is not None:
             effect += f" ({self.effect.low:.3g} to {self.effect.high:.3g}, n = {self.effect.n})"
@@ -107,16 +111,17 @@ class NeuronCard:
         if self.cost is not None:
             lines.append(("cost on neutral text", f"{self.cost:.3g} nats per token"))
         lines += [
-            ("its value vector raises", _tokens(self.raised)),
-            ("and lowers", _tokens(self.lowered)),
+            ("its value vector raises", _tokens(self.raised, mask)),
+            ("and lowers", _tokens(self.lowered, mask)),
         ]
         for one in self.excited:
-            where = f"{mask_slurs(one.prompt)!r} at {mask_slurs(one.token)!r}"
+            where = f"{mask(one.prompt)!r} at {mask(one.token)!r}"
             lines.append((f"active, {one.activation:.2f}", where))
         for change in self.changes:
-            before, after = mask_slurs(change.before), mask_slurs(change.after)
-            said = f"{before!r}, without it {'the same' if before == after else repr(after)}"
-            lines.append((f"after {mask_slurs(change.prompt)!r}", said))
+            same = change.before == change.after
+            after = "the same" if same else repr(mask(change.after))
+            said = f"{mask(change.before)!r}, without it {after}"
+            lines.append((f"after {mask(change.prompt)!r}", said))
         return lines
 
     def __repr__(self) -> str:
@@ -135,8 +140,8 @@ class NeuronCard:
         return f"<p><b>Layer {self.layer}, neuron {self.neuron}</b></p><table>{rows}</table>"
 
 
-def _tokens(words: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{mask_slurs(word)!r} {value:+.2f}" for word, value in words)
+def _tokens(words: Sequence[tuple[str, float]], mask: Callable[[str], str]) -> str:
+    return ", ".join(f"{mask(word)!r} {value:+.2f}" for word, value in words)
 
 
 def neuron_cards(

@@ -1,0 +1,88 @@
+"""All that a page is made from, read from a finished run folder."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.certificate import Certificate
+from tl_toxmem.comparison import Comparison
+from tl_toxmem.config import RunConfig
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.files import read_json
+from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.store import ARTEFACTS, RunFolder
+from tl_toxmem.trace import Trace
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a run.
+
+    Attributes:
+        folder: where they lie.
+        cfg: what was asked for.
+        prompts: of both splits.
+        trace: with that of the benign prompts and the robustness, where there are.
+        scores: of every neuron.
+        selection: what `4_neurons.json` says.
+        evaluation: base, deletion and controls.
+        certificate: of the exported folder.
+        provenance: what `provenance.json` says.
+        comparison: with the field's methods; None without one that was made under the folder's settings.
+    """
+
+    folder: RunFolder
+    cfg: RunConfig
+    prompts: PromptSet
+    trace: Trace
+    scores: NeuronScores
+    selection: dict[str, Any]
+    evaluation: Evaluation
+    certificate: Certificate
+    provenance: dict[str, Any]
+    comparison: Comparison | None
+
+    @cached_property
+    def chosen(self) -> NeuronSet:
+        """The selected neurons."""
+        return NeuronSet.from_json(self.selection["selected"])
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The judges, the one that decides first."""
+        return tuple(dict.fromkeys(row.scorer for row in self.evaluation.rows))
+
+
+def read_results(folder: RunFolder) -> Results:
+    """Read a folder.
+
+    Raises:
+        ToxmemError: an artefact is missing (naming it) or damaged.
+    """
+    for stage, name in ARTEFACTS.items():
+        if stage != "compare" and not folder.artefact(stage).exists():
+            raise ToxmemError(
+                f"no report without {folder.path / name}: run the stage {stage!r} first"
+            )
+    compared = folder.is_done("compare")
+    return Results(
+        folder=folder,
+        cfg=folder.config(),
+        prompts=PromptSet.read(folder.artefact("prompts")),
+        trace=Trace.load(folder.artefact("trace")),
+        scores=NeuronScores.load(folder.artefact("attribute")),
+        selection=read_json(folder.artefact("select")),
+        evaluation=Evaluation.load(folder.artefact("evaluate")),
+        certificate=Certificate.read(folder.artefact("export")),
+        provenance=folder.provenance(),
+        comparison=Comparison.load(folder.artefact("compare")) if compared else None,
+    )
+
+
+def model_name(cfg: RunConfig) -> str:
+    """A model's name without the folders that it lies in."""
+    return Path(cfg.model).name or cfg.model
