@@ -319,7 +319,7 @@ def test_the_registry():
     model = LensModel.from_pretrained("demo")
     assert comparator("ours").strengths(model) == (2, 6, 18, 61, 184)
     assert {name: COMPARATORS[name].needs for name in ("value_vectors", "probe_shift", "aura")} == {
-        "value_vectors": ("labelled",), "probe_shift": ("labelled",), "aura": ("labelled",)
+        "value_vectors": ("labelled",), "probe_shift": ("labelled", "output_bias"), "aura": ("labelled",)
     }  # fmt: skip
 
 

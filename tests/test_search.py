@@ -22,7 +22,7 @@ def search(model, prompts, scores, **more):
         scorer=scorer,
         budget=budget,
         cfg=SearchConfig(**{"trials": 12, **more}),
-        protocol=EvaluateConfig(max_new_tokens=6, threshold=0.05, n_continuations=2),
+        protocol=EvaluateConfig(max_new_tokens=20, threshold=0.05, n_continuations=2),
         gates=gates_cfg(steps=3),
     )
 

@@ -32,7 +32,7 @@ def test_choose_k_measures_what_deleting_does_and_costs(load, prompts):
     texts = ["the cat sat", "on the mat and slept"]
     scores = attribute_neurons(model, prompts, cfg=AttributeConfig(**UNCHECKED), neutral=texts)
     cfg = SelectConfig(max_k=50, max_perplexity_increase=0.05, n_continuations=3)
-    protocol = EvaluateConfig(max_new_tokens=6, threshold=0.05)
+    protocol = EvaluateConfig(max_new_tokens=20, threshold=0.05)
     base, *curve = choose_k(
         model, prompts, scores, neutral=texts, scorer=Vowels(), cfg=cfg, protocol=protocol
     )
