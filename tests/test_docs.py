@@ -1,20 +1,163 @@
-"""The Python on README and in the tutorial runs as it stands there."""
+"""What README and the docs show as code is code: Python runs as it stands, commands run, or are at least ones.
 
+On how-to pages every block runs, in the order of the page, in a folder with `runs/demo` in it; a block whose title says
+"not run" needs a hub, a GPU or hours, and is checked only. Commands of all pages are parsed with their settings.
+"""
+
+import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
+HOWTO = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs" / "howto").glob("*.md"))]
+PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
+SHOWN_ONLY = ("json", "text")
+
+
+def blocks_of(page):
+    """(language, title, code) of every fenced block, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands_of(code):
+    """The words of each `tl-toxmem` command of a shell block, without its name."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words and words[0] == "tl-toxmem":
+            yield words[1:]
+
+
+@pytest.fixture
+def in_clone(tmp_path, monkeypatch):
+    """A working folder where a page finds what it finds in a clone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in ("tl_toxmem", "examples"):
+        if (ROOT / name).exists():
+            (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    """What `make demo` leaves, small: but as many traced prompts as a comparison needs."""
+    from small import SMALL, config
+
+    from tl_toxmem import run
+
+    out = tmp_path_factory.mktemp("docs") / "demo"
+    run(config(out, trace={**SMALL["trace"], "max_prompts": 3, "robustness": False}))
+    return out
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
-def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def test_python_blocks_run_in_order(page, in_clone):
+    blocks = [code for language, _, code in blocks_of(page) if language == "python"]
     assert blocks
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tl_toxmem").symlink_to(ROOT / "tl_toxmem")  # README speaks of files in the clone
     session: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, page, "exec"), session)
+
+
+@pytest.mark.parametrize("page", [*HOWTO, "CONTRIBUTING.md"])
+def test_every_block_of_a_page_runs_or_says_that_it_does_not(page, in_clone, demo_run):
+    from tl_toxmem.cli import app
+
+    shutil.copytree(demo_run, in_clone / "runs" / "demo")
+    session: dict[str, object] = {}
+    for language, title, code in blocks_of(page):
+        assert language in ("python", "sh", *SHOWN_ONLY), f"a block of {language!r} proves nothing"
+        skipped = "not run" in title
+        if language == "python":
+            compiled = compile(code, page, "exec")
+            if not skipped:
+                exec(compiled, session)
+        elif language == "sh" and not skipped:
+            found = list(commands_of(code))
+            assert len(found) == len(code.replace("\\\n", " ").strip().splitlines()), code
+            for words in found:
+                result = CliRunner().invoke(app, words)
+                assert result.exit_code == 0, (words, result.output, result.exception)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_every_command_is_one(page, in_clone, monkeypatch):
+    """Names of commands and options, and names and values of settings."""
+    import typer
+
+    from tl_toxmem.cli import app, stages
+
+    checked = {}
+    monkeypatch.setattr(stages, "_run", lambda cfg, until, **_: checked.setdefault(until, Shown()))
+    monkeypatch.setattr(stages, "_check_push", lambda *_: None)
+    monkeypatch.setattr(stages, "_push", lambda *_, **__: None)
+    Path("settings.toml").write_text('model = "demo"')
+    for language, _, code in blocks_of(page):
+        for words in commands_of(code) if language in ("sh", "console") else ():
+            command = typer.main.get_command(app).commands[words[0]]
+            if words[0] not in stages._STAGE_HELP:
+                command.make_context(words[0], words[1:])
+                continue
+            for folder in (word for word in words if re.fullmatch(r"runs/[\w-]+", word)):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                (Path(folder) / "config.toml").write_text('model = "demo"')
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code == 0, (words, result.output, result.exception)
+
+
+class Shown:
+    """Stands for the folder of a run that was not made."""
+
+    def artefact(self, stage):
+        return Path(stage)
+
+
+def test_the_model_card_shown_is_the_one_that_is_written(demo_run):
+    """But for numbers, what is in brackets, and what is left out at [...]."""
+    _, _, shown = next(block for block in blocks_of("docs/model_card.md") if block[0] == "markdown")
+    written = (demo_run / "7_checkpoint" / "README.md").read_text(encoding="utf-8")
+    known = set(map(without_numbers, written.splitlines()))
+    lines = [line for line in shown.splitlines() if line != "[...]"]
+    assert len(lines) > 30
+    assert [line for line in lines if without_numbers(line) not in known] == []
+
+
+def without_numbers(line):
+    return re.sub(r"\d[\d.,]*", "0", re.sub(r"\([^)]*\)", "()", line))
+
+
+def test_failure_modes_quote_what_the_code_says():
+    """In the first column of the tables: pieces of messages, and names of settings."""
+    code = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "tl_toxmem").rglob("*.py"))
+    code = re.sub(r'"\s+f?"', "", code)  # messages run over several literals
+    text = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8").split("## Failure modes")[1]
+    seen = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    quoted = [words for cell in seen for words in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 20
+    assert [words for words in quoted if words not in code] == []
+
+
+def test_places_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:tl_toxmem|tests|docs|scripts|benchmarks)/[\w/.]+)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_citation_names_this_version():
+    import yaml
+
+    from tl_toxmem.certify import library_versions
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license", "references"} <= set(citation)
+    assert citation["version"] == library_versions()["tl-toxmem"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{citation['version']}]" in changes
