@@ -129,7 +129,7 @@ def test_the_model_card_shown_is_the_one_that_is_written(demo_run):
 
 
 def without_numbers(line):
-    return re.sub(r"\d[\d.,]*", "0", re.sub(r"\([^)]*\)", "()", line))
+    return re.sub(r"\d[\d.,]*", "0", re.sub(r" ?\([^)]*\)", "", line))
 
 
 def test_failure_modes_quote_what_the_code_says():
