@@ -52,7 +52,10 @@ def _stage_command(name: str) -> Callable[..., None]:
         ] = None,
         labelled: Annotated[
             Path | None,
-            typer.Option(help="Toxic and other texts for attribution by experts or probe, JSONL."),
+            typer.Option(
+                help="Toxic and other texts, JSONL: for attribution by experts or probe, and for aura, value_vectors and "
+                "probe_shift in compare. May be given later."
+            ),
         ] = None,
         neutral: Annotated[
             Path | None, typer.Option(help="Neutral text, one document a line.")

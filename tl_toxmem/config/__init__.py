@@ -1,6 +1,6 @@
 """Settings: one frozen configuration per stage, one file each, inside `RunConfig`."""
 
-from tl_toxmem.config.attribute import AttributeConfig, Attribution
+from tl_toxmem.config.attribute import BY_TEXTS, AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.config.compare import CompareConfig
@@ -36,6 +36,7 @@ __all__ = [
     "ALL_MEASURES",
     "COSTLY",
     "BY_SIZE",
+    "BY_TEXTS",
     "DEMO",
     "FOLDER",
     "FORMAT_VERSION",

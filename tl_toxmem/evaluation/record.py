@@ -104,7 +104,8 @@ class Evaluation:
         rows: base first.
         protocol: how they were made, `description` in one line.
         examples: prompts before and after.
-        agreement: of each two judges on each edit's continuations, as plain values; empty with one judge.
+        agreement: of the first judge with each other one on each edit's continuations, as plain values; empty with one
+            judge.
         tasks: of lm-eval: one object per edit and task, `edit`, `task` and `values` by the harness's own names.
     """
 
