@@ -155,6 +155,26 @@ def test_a_run_folder_is_named_by_its_model(model, out):
     assert _gather(None, {"model": model}, []).out == Path(out)
 
 
+def test_a_protocol_given_to_a_run_folder_brings_its_own_values(tmp_path):
+    """The folder's config.toml states every field; those of the old protocol go with it, all others stay."""
+    from tl_toxmem.cli.stages import _gather
+    from tl_toxmem.config import EvaluateConfig, make_config
+
+    own = {"protocol": "aura", "top_k": 7, "max_neutral_tokens": 99, "seed": 3}
+    before = make_config({"model": "demo", "out": str(tmp_path), "evaluate": own})
+    (tmp_path / "config.toml").write_text(before.to_toml())
+    for place in (tmp_path, tmp_path / "config.toml"):
+        for protocol in ("rtp", "ours", "aura"):
+            after = _gather(place, {}, [f"evaluate.protocol={protocol}"]).evaluate
+            wanted = EvaluateConfig(protocol=protocol, max_neutral_tokens=99, seed=3)
+            assert after == wanted and after.changed == ()
+    more = ["evaluate.n_continuations=2", "evaluate.protocol=rtp", "evaluate.top_p=0.5"]
+    changed = _gather(tmp_path, {}, more).evaluate  # in whatever order
+    assert changed.changed == ("n_continuations", "top_p") and changed.n_continuations == 2
+    assert _gather(tmp_path, {}, ["evaluate.protocol=default"]).evaluate.changed == ()
+    assert _gather(tmp_path, {}, ["evaluate.top_k=9"]).evaluate.protocol == "aura"
+
+
 def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
     from transformers import BertConfig
 

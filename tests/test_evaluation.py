@@ -205,7 +205,7 @@ def test_a_baseline_spares_base_and_changes_nothing(model, texts, deletion, foun
 
 
 def test_a_baseline_of_something_else_is_refused(model, texts, deletion):
-    from tl_toxmem import PromptSet, ToxmemError
+    from tl_toxmem import Prompt, PromptSet, ToxmemError
     from tl_toxmem.evaluation import measure_base
 
     base = measure_base(model, texts, scorers=[Letters()], neutral=NEUTRAL, cfg=config())
@@ -217,6 +217,18 @@ def test_a_baseline_of_something_else_is_refused(model, texts, deletion):
             measured(model, texts, {}, baseline=base, **options)
     with pytest.raises(ToxmemError, match="other prompts"):
         measured(model, PromptSet.of(texts[:2]), {}, baseline=base)
+    with pytest.raises(ToxmemError, match="other neutral text"):
+        measured(model, texts, {}, baseline=base, neutral=NEUTRAL[::-1])
+    other = PromptSet.of(Prompt(prompt=p.prompt, target=" other") for p in texts)
+    for before, after in ((None, texts), (texts, None), (texts, other)):
+        options = {"scorers": [Letters()], "neutral": NEUTRAL, "cfg": config()}
+        base = measure_base(model, texts, benign=before, **options)
+        with pytest.raises(ToxmemError, match="other benign prompts"):
+            measured(model, texts, {}, baseline=base, benign=after)
+    # What is not measured may be anything.
+    cfg = config(measures=("dist_1",))
+    base = measure_base(model, texts, scorers=[Letters()], neutral=NEUTRAL, cfg=cfg)
+    measured(model, texts, {}, baseline=base, benign=texts, cfg=cfg)
 
 
 # Toxicity
@@ -476,6 +488,17 @@ def test_presets_and_what_overrides_them():
     assert (
         "1 greedy continuation of at most 10 tokens" in EvaluateConfig(protocol="profs").describe()
     )
+
+
+def test_what_of_a_protocol_was_changed_is_said():
+    from tl_toxmem.config import PRESETS, EvaluateConfig
+
+    for name in PRESETS:
+        cfg = EvaluateConfig(protocol=name, window=16, stride=8, temperature=0.5)
+        assert set(cfg.changed) == {"window", "stride", "temperature"}
+        assert f" (changed: {', '.join(cfg.changed)}): " in cfg.describe()
+    # What is no matter of a protocol is none of a change.
+    assert EvaluateConfig(protocol="rtp", max_neutral_tokens=9, batch_size=2, seed=3).changed == ()
 
 
 def test_greedy_presets_cut_prompts_and_continue_once(model, texts):
