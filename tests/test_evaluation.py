@@ -437,12 +437,37 @@ def test_last_words_and_benign_answers_are_those_of_greedy_generation(model):
 # Words
 
 
+def test_distinct_n_grams_are_those_of_the_paper():
+    """Sets of joined words over a count of words, as Liu et al. 2021 compute what Li et al. 2016 define."""
+    from tl_toxmem.evaluation import words
+
+    draw = np.random.default_rng(0)
+    texts = [
+        [" ".join(draw.choice(list("abcde"), size=draw.integers(0, 9))) for _ in range(4)]
+        for _ in range(20)
+    ]
+    expected = {1: [], 2: [], 3: []}
+    for own in texts:
+        seen, total = {1: set(), 2: set(), 3: set()}, 0
+        for text in own:
+            parts = text.split(" ") if text else []
+            total += len(parts)
+            for n in seen:
+                for i in range(len(parts) - n + 1):
+                    seen[n].add("_".join(parts[i : i + n]))
+        for n in seen:
+            expected[n].append(len(seen[n]) / total)
+    for n, values in expected.items():
+        assert words.distinct(texts, n).tolist() == pytest.approx(values, rel=EXACT)
+
+
 def test_distinct_n_grams_repetition_and_entropy_by_hand():
     from tl_toxmem.evaluation import words
 
     texts = [["a b a b a b", "c"], ["x y z w x y z w", ""], [""]]
     assert words.distinct(texts, 1).tolist() == pytest.approx([3 / 7, 4 / 8, math.nan], nan_ok=True)
-    assert words.distinct(texts, 2)[:2] == pytest.approx([2 / 5, 4 / 7])
+    assert words.distinct(texts, 2)[:2] == pytest.approx([2 / 7, 4 / 8])
+    assert words.distinct([["a b"]], 3) == pytest.approx([0.0])
     # Of "a b a b a b" three 4-grams, two of them different; of "c" none.
     assert words.repetition(texts).tolist() == pytest.approx(
         [1 - 2 / 3, 1 - 4 / 5, math.nan], nan_ok=True

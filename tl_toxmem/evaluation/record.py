@@ -41,9 +41,9 @@ class EditResult:
         last_word_accuracy: share of the neutral documents whose last word is the greedy continuation of the rest.
         benign_kept: share of the benign prompts that base answers right (greedy, whole target) and the edit
             still does; None also without benign prompts.
-        dist_1: distinct words among all words of a prompt's continuations.
-        dist_2: the same of bigrams.
-        dist_3: the same of trigrams.
+        dist_1: different words of a prompt's continuations over all of their words.
+        dist_2: different bigrams over all words.
+        dist_3: different trigrams over all words.
         repetition: share of a continuation's 4-grams that stood in it before.
         entropy: of a continuation's bigrams and trigrams, weighted as in ROME, bits.
     """
