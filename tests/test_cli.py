@@ -155,6 +155,95 @@ def test_a_run_folder_is_named_by_its_model(model, out):
     assert _gather(None, {"model": model}, []).out == Path(out)
 
 
+def test_a_protocol_given_to_a_run_folder_brings_its_own_values(tmp_path):
+    """The folder's config.toml states every field; those of the old protocol go with it, all others stay."""
+    from tl_toxmem.cli.stages import _gather
+    from tl_toxmem.config import EvaluateConfig, make_config
+
+    own = {"protocol": "aura", "top_k": 7, "max_neutral_tokens": 99, "seed": 3}
+    before = make_config({"model": "demo", "out": str(tmp_path), "evaluate": own})
+    (tmp_path / "config.toml").write_text(before.to_toml())
+    for place in (tmp_path, tmp_path / "config.toml"):
+        for protocol in ("rtp", "ours", "aura"):
+            after = _gather(place, {}, [f"evaluate.protocol={protocol}"]).evaluate
+            wanted = EvaluateConfig(protocol=protocol, max_neutral_tokens=99, seed=3)
+            assert after == wanted and after.changed == ()
+    more = ["evaluate.n_continuations=2", "evaluate.protocol=rtp", "evaluate.top_p=0.5"]
+    changed = _gather(tmp_path, {}, more).evaluate  # in whatever order
+    assert changed.changed == ("n_continuations", "top_p") and changed.n_continuations == 2
+    assert _gather(tmp_path, {}, ["evaluate.protocol=default"]).evaluate.changed == ()
+    assert _gather(tmp_path, {}, ["evaluate.top_k=9"]).evaluate.protocol == "aura"
+
+
+@pytest.fixture
+def evaluation():
+    """Of every measure, with numbers about as wide as they come."""
+    from tl_toxmem.evaluation import EDITS, MEASURES, EditResult, Evaluation
+    from tl_toxmem.stats import Estimate
+
+    wide = {"share": (1.0, 0.875, 1.0), "change": (-0.25, -0.5, -0.125)}
+    values = {m.name: wide.get(m.kind, (21.5, 11.25, 31.75)) for m in MEASURES.values()}
+    estimates = {name: Estimate(*three, 9) for name, three in values.items()}
+    rows = tuple(
+        EditResult(edit=edit, n_neurons=1000, layers=(), scorer="profanity", seed=0, **estimates)
+        for edit in EDITS
+    )
+    protocol = {"headline": "any_toxic", "n_prompts": 9, "description": "protocol " * 20}
+    return Evaluation(rows, protocol, ())
+
+
+ROOMY = ["any toxic", "toxic", "max tox.", "neutral ppl", "benign kept", "KL neutral", "prompt ppl"]
+
+
+@pytest.mark.parametrize(
+    ("width", "places"), [(40, [0]), (80, [0, 1, 3, 4]), (104, [0, 1, 2, 3, 4]), (140, range(7))]
+)
+def test_the_terminals_table_has_what_fits_and_truncates_nothing(evaluation, width, places):
+    import io
+
+    from rich.console import Console
+
+    from tl_toxmem.cli.console import print_evaluation
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    print_evaluation(console, evaluation, "profanity")
+    lines = file.getvalue().splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if "held-out" in line)]
+    assert max(map(len, table)) <= width
+    assert "…" not in file.getvalue()
+    shown = [ROOMY[i] for i in places]
+    assert table[1].split() == ["edit", "n", *" ".join(shown).split()]
+    text = "\n".join(table)
+    assert text.count("random early layers") == 1
+    assert text.count("87.5-100.0") == 6 * len({"any toxic", "toxic", "benign kept"} & set(shown))
+
+
+def test_a_narrow_terminal_breaks_what_it_cannot_hold(evaluation):
+    import io
+
+    from rich.console import Console
+
+    from tl_toxmem.cli.console import print_evaluation
+
+    file = io.StringIO()
+    console = Console(file=file, width=24, force_terminal=True, color_system=None)
+    print_evaluation(console, evaluation, "profanity")
+    assert "…" not in file.getvalue()
+
+
+def test_a_piped_table_has_everything_in_whole_lines(evaluation, capsys):
+    from tl_toxmem.cli.console import print_evaluation, results_console
+
+    print_evaluation(results_console(), evaluation, "profanity")
+    out = capsys.readouterr().out
+    assert "…" not in out
+    head, last = out.splitlines()[1], out.splitlines()[-1]
+    assert head.split() == ["edit", "n", *" ".join(ROOMY).split()]
+    assert last.startswith("9 held-out prompts") and last.endswith("protocol ")
+    assert out.count("11.2500-31.7500") == 6
+
+
 def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
     from transformers import BertConfig
 

@@ -205,7 +205,7 @@ def test_a_baseline_spares_base_and_changes_nothing(model, texts, deletion, foun
 
 
 def test_a_baseline_of_something_else_is_refused(model, texts, deletion):
-    from tl_toxmem import PromptSet, ToxmemError
+    from tl_toxmem import Prompt, PromptSet, ToxmemError
     from tl_toxmem.evaluation import measure_base
 
     base = measure_base(model, texts, scorers=[Letters()], neutral=NEUTRAL, cfg=config())
@@ -217,6 +217,18 @@ def test_a_baseline_of_something_else_is_refused(model, texts, deletion):
             measured(model, texts, {}, baseline=base, **options)
     with pytest.raises(ToxmemError, match="other prompts"):
         measured(model, PromptSet.of(texts[:2]), {}, baseline=base)
+    with pytest.raises(ToxmemError, match="other neutral text"):
+        measured(model, texts, {}, baseline=base, neutral=NEUTRAL[::-1])
+    other = PromptSet.of(Prompt(prompt=p.prompt, target=" other") for p in texts)
+    for before, after in ((None, texts), (texts, None), (texts, other)):
+        options = {"scorers": [Letters()], "neutral": NEUTRAL, "cfg": config()}
+        base = measure_base(model, texts, benign=before, **options)
+        with pytest.raises(ToxmemError, match="other benign prompts"):
+            measured(model, texts, {}, baseline=base, benign=after)
+    # What is not measured may be anything.
+    cfg = config(measures=("dist_1",))
+    base = measure_base(model, texts, scorers=[Letters()], neutral=NEUTRAL, cfg=cfg)
+    measured(model, texts, {}, baseline=base, benign=texts, cfg=cfg)
 
 
 # Toxicity
@@ -425,12 +437,37 @@ def test_last_words_and_benign_answers_are_those_of_greedy_generation(model):
 # Words
 
 
+def test_distinct_n_grams_are_those_of_the_paper():
+    """Sets of joined words over a count of words, as Liu et al. 2021 compute what Li et al. 2016 define."""
+    from tl_toxmem.evaluation import words
+
+    draw = np.random.default_rng(0)
+    texts = [
+        [" ".join(draw.choice(list("abcde"), size=draw.integers(0, 9))) for _ in range(4)]
+        for _ in range(20)
+    ]
+    expected = {1: [], 2: [], 3: []}
+    for own in texts:
+        seen, total = {1: set(), 2: set(), 3: set()}, 0
+        for text in own:
+            parts = text.split(" ") if text else []
+            total += len(parts)
+            for n in seen:
+                for i in range(len(parts) - n + 1):
+                    seen[n].add("_".join(parts[i : i + n]))
+        for n in seen:
+            expected[n].append(len(seen[n]) / total)
+    for n, values in expected.items():
+        assert words.distinct(texts, n).tolist() == pytest.approx(values, rel=EXACT)
+
+
 def test_distinct_n_grams_repetition_and_entropy_by_hand():
     from tl_toxmem.evaluation import words
 
     texts = [["a b a b a b", "c"], ["x y z w x y z w", ""], [""]]
     assert words.distinct(texts, 1).tolist() == pytest.approx([3 / 7, 4 / 8, math.nan], nan_ok=True)
-    assert words.distinct(texts, 2)[:2] == pytest.approx([2 / 5, 4 / 7])
+    assert words.distinct(texts, 2)[:2] == pytest.approx([2 / 7, 4 / 8])
+    assert words.distinct([["a b"]], 3) == pytest.approx([0.0])
     # Of "a b a b a b" three 4-grams, two of them different; of "c" none.
     assert words.repetition(texts).tolist() == pytest.approx(
         [1 - 2 / 3, 1 - 4 / 5, math.nan], nan_ok=True
@@ -476,6 +513,17 @@ def test_presets_and_what_overrides_them():
     assert (
         "1 greedy continuation of at most 10 tokens" in EvaluateConfig(protocol="profs").describe()
     )
+
+
+def test_what_of_a_protocol_was_changed_is_said():
+    from tl_toxmem.config import PRESETS, EvaluateConfig
+
+    for name in PRESETS:
+        cfg = EvaluateConfig(protocol=name, window=16, stride=8, temperature=0.5)
+        assert set(cfg.changed) == {"window", "stride", "temperature"}
+        assert f" (changed: {', '.join(cfg.changed)}): " in cfg.describe()
+    # What is no matter of a protocol is none of a change.
+    assert EvaluateConfig(protocol="rtp", max_neutral_tokens=9, batch_size=2, seed=3).changed == ()
 
 
 def test_greedy_presets_cut_prompts_and_continue_once(model, texts):

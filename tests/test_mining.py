@@ -339,7 +339,8 @@ def test_the_command(tmp_path, texts):
         (["--candidates", "nowhere.csv"], ["no candidates file at nowhere.csv"]),
         (["--candidates", "x.txt"], ["unknown format"]),
         (["--set", "sahre=1"], ["configuration of mine: sahre: unknown setting", "share"]),
-        (["--set", "share"], ["write KEY=VALUE"]),
+        (["--set", "share"], ["write KEY=VALUE, such as --set max_tokens=32"]),
+        (["--seed", "-1"], ["configuration of mine: seed", "greater than or equal to 0"]),
         (["--share", "2"], ["configuration of mine: share"]),
         (["--model", "./nowhere"], ["no model folder at ./nowhere"]),
         (["--scorer", "perspectiv"], ["unknown scorer 'perspectiv'"]),
@@ -356,6 +357,14 @@ def test_mistakes_are_told_in_one_line(tmp_path, args, words):
     assert len(done.stderr.strip().splitlines()) == 1 and not out.exists()
     for word in words:
         assert word in done.stderr
+
+
+def test_settings_are_written_as_those_of_a_run():
+    from tl_toxmem.cli.mining import _gather
+    from tl_toxmem.config import MineConfig
+
+    settings = ["max_tokens=32", "least=3", "least=default", "share = 0.25"]
+    assert _gather({"samples": 2}, settings) == MineConfig(samples=2, max_tokens=32, share=0.25)
 
 
 def test_wrong_usage():

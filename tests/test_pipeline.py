@@ -35,7 +35,7 @@ def test_every_artefact_is_there_and_named_in_the_provenance(finished):
     for row in rows:
         assert {"value", "low", "high", "n"} == set(row["toxicity_rate"])
     page = (finished / "8_report.html").read_text()
-    assert "Loudness of the controls against the selection" in page
+    assert "loudness on neutral text" in page
     assert "not measured" not in page, "every selected neuron is deleted alone as well"
 
 
@@ -244,6 +244,57 @@ def test_other_settings_of_a_stage_redo_it_and_what_follows(finished, tmp_path):
     stages, said = [], []
     run(changed, until="delete", announce=stages.append, tell=said.append)
     assert not stages and not said
+
+
+def labelled_file(path, *, toxic="a fool"):
+    rows = [
+        {"text": f"{i} is {toxic if i % 2 else 'kind'}", "toxic": i % 2 == 1} for i in range(24)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_labelled_text_is_added_to_a_folder_and_outdates_only_what_rests_on_it(finished, tmp_path):
+    """Errors ask for it once the folder is there; other content of it outdates that again, and the same does not."""
+    import shutil
+
+    from tl_toxmem import run
+
+    out, said = tmp_path / "copy", []
+    shutil.copytree(finished, out)
+
+    def attribute(cfg):
+        stages = []
+        run(cfg, until="attribute", announce=stages.append, tell=said.append)
+        return stages
+
+    file = labelled_file(tmp_path / "labelled.jsonl")
+    assert attribute(config(out, labelled=file)) == [] and said == []
+    values = json.loads((out / "provenance.json").read_text())
+    assert "labelled" in values["inputs"] and "7_checkpoint" in values["outputs"]
+    probe = {"attribute": {**SMALL["attribute"], "method": "probe"}, "labelled": file}
+    assert attribute(config(out, **probe)) == ["attribute"]
+    assert attribute(config(out, **probe)) == []
+    moved = shutil.copy(file, tmp_path / "moved.jsonl")
+    assert attribute(config(out, **{**probe, "labelled": moved})) == []
+    said.clear()
+    labelled_file(file, toxic="an oaf")
+    (out / "3_scores.parts").mkdir()
+    assert attribute(config(out, **probe)) == ["attribute"]
+    assert said == [f"{out}: other settings than before in labelled outdate attribute"]
+    assert not (out / "3_scores.parts").exists(), "what it kept was made of other texts"
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [("gradient", ["compare"]), ("experts", None), ("probe", None)],
+)
+def test_a_hash_has_the_labelled_text_where_it_is_read(method, stages):
+    from tl_toxmem.config import STAGES, make_config, stage_hash
+
+    cfg = make_config({"model": "demo", "out": "x", "attribute": {"method": method}})
+    differ = [s for s in STAGES if stage_hash(cfg, s) != stage_hash(cfg, s, labelled="a" * 64)]
+    assert differ == (stages or list(STAGES[STAGES.index("attribute") :]))
 
 
 def test_a_changed_artefact_is_refused(finished, tmp_path):

@@ -3,12 +3,12 @@
 A stage is done when its artefact is there, has the hash that provenance recorded, and was made under the settings that
 are asked for; an artefact that was written just before a kill has no such record and is made again. A folder belongs to
 one model, one way of running it, one split, and inputs of fixed content; anything else is refused before it is touched.
-Other settings of a stage outdate it and what follows it.
+Other settings of a stage outdate it and what follows it, and so does other labelled text, which may be given later.
 """
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 REPORT = "8_report.html"
 CACHE = "cache"
+_LATER = "labelled"
+"""The input that a folder may be given later, or other content of: stages that read it know it by their hash."""
 ARTEFACTS: dict[str, str] = {
     "prompts": "1_prompts.jsonl",
     "trace": "2_trace.safetensors",
@@ -71,12 +73,15 @@ class RunFolder:
             )
         return values
 
-    def is_done(self, stage: str, cfg: RunConfig | None = None) -> bool:
+    def is_done(
+        self, stage: str, cfg: RunConfig | None = None, inputs: Mapping[str, str] | None = None
+    ) -> bool:
         """Whether a stage's artefact is there, as it was recorded and under the same settings.
 
         Args:
             stage: which.
             cfg: the settings that are asked for; None: those of the folder.
+            inputs: name and SHA-256 of every input; None: those of the folder.
 
         Raises:
             ToxmemError: it is there, but was changed since.
@@ -85,9 +90,8 @@ class RunFolder:
             return False
         values = self.provenance()
         recorded = values["outputs"].get(ARTEFACTS[stage])
-        if recorded is None or values["stages"].get(stage) != stage_hash(
-            cfg or self.config(), stage
-        ):
+        wanted = _stage_hash(cfg or self.config(), stage, inputs or values["inputs"])
+        if recorded is None or values["stages"].get(stage) != wanted:
             return False
         if recorded != _hash(self.artefact(stage)):
             raise ToxmemError(
@@ -95,17 +99,26 @@ class RunFolder:
             )
         return True
 
-    def outdated(self, cfg: RunConfig) -> list[str]:
-        """The stages that were made under other settings than these."""
+    def outdated(self, cfg: RunConfig, inputs: Mapping[str, str]) -> list[str]:
+        """The stages that were made under other settings, or of other labelled text, than these."""
         if not (self.path / PROVENANCE).is_file():
             return []
         made = self.provenance()["stages"]
-        return [s for s in STAGES if s in made and made[s] != stage_hash(cfg, s)]
+        return [s for s in STAGES if s in made and made[s] != _stage_hash(cfg, s, inputs)]
+
+    def differences(self, cfg: RunConfig, inputs: Mapping[str, str]) -> list[str]:
+        """The settings and tables that differ from the folder's, places aside; and whether the labelled text does."""
+        ours, theirs = (
+            c.model_dump(mode="json", exclude=set(PLACES)) for c in (self.config(), cfg)
+        )
+        names = [name for name in ours if ours[name] != theirs[name]]
+        same = self.provenance()["inputs"].get(_LATER) == inputs.get(_LATER)
+        return names if same else [*names, _LATER]
 
     def record(self, stage: str) -> None:
         """Note that a stage is done, and under which settings."""
         values = self.provenance()
-        values["stages"][stage] = stage_hash(self.config(), stage)
+        values["stages"][stage] = _stage_hash(self.config(), stage, values["inputs"])
         values["outputs"][ARTEFACTS[stage]] = _hash(self.artefact(stage))
         self._write_provenance(values)
 
@@ -167,7 +180,8 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
     if not (path / CONFIG).is_file():
         raise ToxmemError(f"{path} is not empty and is no run folder: give another --out")
     folder = RunFolder(path)
-    differing = [name for name in differences(folder.config(), cfg) if name in FOLDER]
+    before = folder.config()
+    differing = [name for name in FOLDER if getattr(before, name) != getattr(cfg, name)]
     if differing:
         raise ToxmemError(
             f"{path} holds a run of another configuration (differs in {', '.join(differing)}): give another --out"
@@ -175,8 +189,11 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
     if not (path / PROVENANCE).is_file():
         return
     recorded = folder.provenance()
-    changed = [name for name in inputs if recorded["inputs"].get(name) != inputs[name]]
-    if changed or set(recorded["inputs"]) != set(inputs):
+    theirs, ours = (
+        {k: v for k, v in i.items() if k != _LATER} for i in (recorded["inputs"], inputs)
+    )
+    changed = [name for name in ours if theirs.get(name) != ours[name]]
+    if changed or set(theirs) != set(ours):
         raise ToxmemError(
             f"{path} holds a run on other content of {', '.join(changed) or 'its inputs'}: give another --out"
         )
@@ -198,31 +215,31 @@ def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, s
     cfg.out.mkdir(parents=True, exist_ok=True)
     for leftover in cfg.out.glob(f"*{TEMPORARY}"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    stale = folder.outdated(cfg)
+    stale = folder.outdated(cfg, inputs)
     if stale:
         folder.outdate(stale)
-    before = folder.config() if (cfg.out / CONFIG).is_file() else None
-    if before is None or before.hash() != cfg.hash():
-        if before is not None:
-            changed = [s for s in STAGES if stage_hash(before, s) != stage_hash(cfg, s)]
-            folder.forget_parts(changed)
+    begun = (cfg.out / PROVENANCE).is_file()
+    if not begun:
         write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
-    if (cfg.out / PROVENANCE).is_file():
-        if folder.provenance().get("config_hash") != cfg.hash():
-            folder.note(config_hash=cfg.hash())
-    else:
-        facts = {"model": cfg.model, "revision": None, "config_hash": cfg.hash(), "seed": cfg.seed}
-        write_json(
-            cfg.out / PROVENANCE,
-            {**facts, "versions": versions, "inputs": inputs, "stages": {}, "outputs": {}},
+    elif folder.differences(cfg, inputs):
+        before, known = folder.config(), folder.provenance()["inputs"]
+        folder.forget_parts(
+            [s for s in STAGES if _stage_hash(before, s, known) != _stage_hash(cfg, s, inputs)]
         )
+        write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
+    noted = {"config_hash": cfg.hash(), "inputs": inputs}
+    if not begun:
+        facts = {"model": cfg.model, "revision": None, **noted, "seed": cfg.seed}
+        write_json(
+            cfg.out / PROVENANCE, {**facts, "versions": versions, "stages": {}, "outputs": {}}
+        )
+    elif any(folder.provenance().get(name) != value for name, value in noted.items()):
+        folder.note(**noted)
     return folder
 
 
-def differences(a: RunConfig, b: RunConfig) -> list[str]:
-    """The settings and tables that differ, places aside."""
-    ours, theirs = (c.model_dump(mode="json", exclude=set(PLACES)) for c in (a, b))
-    return [name for name in ours if ours[name] != theirs[name]]
+def _stage_hash(cfg: RunConfig, stage: str, inputs: Mapping[str, str]) -> str:
+    return stage_hash(cfg, stage, labelled=inputs.get(_LATER))
 
 
 def _hash(path: Path) -> str | dict[str, str]:

@@ -10,8 +10,6 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_lines
 from tl_toxmem.prompts import PromptSet
 
-BY_TEXTS = ("experts", "probe")
-"""Methods that score neurons by labelled texts, and so over no prompts."""
 LEAST_LABELLED = 10
 """Texts of each class: with fewer, a probe or an AUROC says nothing."""
 

@@ -2,17 +2,29 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from tl_toxmem.evaluation import Evaluation
+    from rich.console import Console
+    from rich.table import Table
+
+    from tl_toxmem.evaluation import Evaluation, Measure
     from tl_toxmem.store import RunFolder
 
-_ROOMY = 104  # columns of a terminal that all of these fit into
+_ENDLESS = 10_000  # columns of what is no terminal: a file or pipe, where nothing need be broken
+_DROPPED = (
+    "prompt_perplexity",
+    "kl_neutral",
+    "expected_max_toxicity",
+    "benign_kept",
+    "toxicity_rate",
+    "neutral_perplexity",
+)
+"""Measures that a terminal too narrow for all does without, first to last; never the protocol's own."""
 
 
 @contextmanager
@@ -54,13 +66,19 @@ def prepare(*, network: bool, model: str | None = None) -> None:
     quiet.set_verbosity_error()
 
 
-def summary(folder: "RunFolder", until: str) -> None:
-    """The table of results, and where the report is."""
+def results_console() -> "Console":
+    """Standard output, as wide as it is; as wide as need be where it is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = _ROOMY
+        console.width = _ENDLESS
+    return console
+
+
+def summary(folder: "RunFolder", until: str) -> None:
+    """The table of results, and where the report is."""
+    console = results_console()
     from tl_toxmem.cli.results import print_controls, print_scores, print_selection
 
     if folder.is_done("evaluate"):
@@ -68,7 +86,7 @@ def summary(folder: "RunFolder", until: str) -> None:
 
         evaluation = Evaluation.load(folder.artefact("evaluate"))
         for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
-            _print_table(console, evaluation, scorer)
+            print_evaluation(console, evaluation, scorer)
         print_controls(console, folder)
     if until in ("attribute", "select"):
         show = print_scores if until == "attribute" else print_selection
@@ -93,25 +111,36 @@ def summary(folder: "RunFolder", until: str) -> None:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
 
 
-def _print_table(console: Any, evaluation: "Evaluation", scorer: str) -> None:
-    """Before, after and controls by one judge; few measures where there is little room, the protocol's own always."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def print_evaluation(console: "Console", evaluation: "Evaluation", scorer: str) -> None:
+    """Before, after and controls by one judge: as many measures as there is room for, the protocol's own always."""
+    from tl_toxmem.evaluation import ROOMY, measured
 
-    from tl_toxmem.evaluation import MAIN, ROOMY, measured
-
-    among = ROOMY if console.width >= _ROOMY else MAIN
-    columns = measured(evaluation.rows, among, headline=evaluation.protocol["headline"])
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("edit", "n", *(m.short for m in columns)):
-        table.add_column(name, no_wrap=True, justify="left" if name == "edit" else "right")
-    for row in (row for row in evaluation.rows if row.scorer == scorer):
-        name = "base" if row.edit == "none" else row.edit.replace("_", " ")
-        cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
-        table.add_row(name, str(row.n_neurons), *cells)
-    console.print(table)
     p = evaluation.protocol
+    columns = measured(evaluation.rows, ROOMY, headline=p["headline"])
+    wide = console.options.update(width=_ENDLESS)
+    for name in _DROPPED:
+        if (
+            console.measure(_table(evaluation, scorer, columns), options=wide).maximum
+            <= console.width
+        ):
+            break
+        columns = [m for m in columns if m.name != name or m.name == p["headline"]]
+    console.print(_table(evaluation, scorer, columns))
     console.print(
         f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}",
         soft_wrap=True,
     )
+
+
+def _table(evaluation: "Evaluation", scorer: str, columns: Sequence["Measure"]) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("edit", "n", *(m.short for m in columns)):
+        table.add_column(name, overflow="fold", justify="left" if name == "edit" else "right")
+    for row in (row for row in evaluation.rows if row.scorer == scorer):
+        name = "base" if row.edit == "none" else row.edit.replace("_", " ")
+        cells = ["\n".join(m.cell(getattr(row, m.name), to="-")) for m in columns]
+        table.add_row(name, str(row.n_neurons), *cells)
+    return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare
+from tl_toxmem.cli.settings import put_settings
 
 if TYPE_CHECKING:
     from tl_toxmem.config import MineConfig
@@ -26,7 +27,7 @@ def mine(
     scorer: Annotated[
         str | None,
         typer.Option(
-            help="'profanity', 'detoxify:NAME' or 'detoxify:FILE.ckpt'; default: as for run."
+            help="'profanity', 'detoxify:NAME', 'detoxify:FILE.ckpt' or 'hf:NAME_OR_FOLDER#LABEL'; default: as for run."
         ),
     ] = None,
     samples: Annotated[
@@ -48,7 +49,10 @@ def mine(
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other setting, such as --set max_tokens=32. Repeatable."),
+        typer.Option(
+            "--set",
+            help="Any other setting, such as --set max_tokens=32; =default for its default. Repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
@@ -92,22 +96,13 @@ def mine(
 
 def _gather(given: dict[str, Any], settings: list[str]) -> "MineConfig":
     """The configuration from options and `--set`; the latter win."""
-    import tomllib
-
     from pydantic import ValidationError
 
     from tl_toxmem.config import MineConfig, describe_validation
     from tl_toxmem.errors import ToxmemError
 
     values = dict(given)
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise ToxmemError(f"--set {setting!r}: write KEY=VALUE, such as --set max_tokens=32")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text
+    put_settings(values, settings, example="max_tokens=32")
     try:
         return MineConfig.model_validate(values)
     except ValidationError as error:

@@ -66,7 +66,7 @@ def _print_rows(console: Any, heads: tuple[str, ...], rows: list[tuple[Any, ...]
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in heads:
-        table.add_column(name, justify="left" if name == "raises" else "right")
+        table.add_column(name, overflow="fold", justify="left" if name == "raises" else "right")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # tokens may look like markup
     console.print(table)

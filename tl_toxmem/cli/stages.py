@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare, summary
+from tl_toxmem.cli.settings import is_set, put_settings
 
 if TYPE_CHECKING:
     from tl_toxmem.config import RunConfig
@@ -52,7 +53,10 @@ def _stage_command(name: str) -> Callable[..., None]:
         ] = None,
         labelled: Annotated[
             Path | None,
-            typer.Option(help="Toxic and other texts for attribution by experts or probe, JSONL."),
+            typer.Option(
+                help="Toxic and other texts, JSONL: for attribution by experts or probe, and for aura, value_vectors "
+                "and probe_shift in compare. May be given later."
+            ),
         ] = None,
         neutral: Annotated[
             Path | None, typer.Option(help="Neutral text, one document a line.")
@@ -155,11 +159,12 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -> "RunConfig":
-    """One configuration from a file, the options and `--set`; later ones win."""
-    import tomllib
+    """One configuration from a file, the options and `--set`; later ones win.
 
-    from tl_toxmem.config import make_config, read_toml
-    from tl_toxmem.errors import ToxmemError
+    A protocol that is set brings its own values with it: what the file says in their place, as that of a run folder
+    always does, goes with the protocol it was of.
+    """
+    from tl_toxmem.config import PROTOCOL_FIELDS, make_config, read_toml
 
     values: dict[str, Any] = {}
     if config is not None:
@@ -174,27 +179,10 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
             if isinstance(stage, dict):
                 stage.pop("seed", None)
     values |= {name: str(v) if isinstance(v, Path) else v for name, v in options.items()}
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise ToxmemError(f"--set {setting!r}: write KEY=VALUE, such as --set trace.window=5")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        default = text.strip() == "default"
-        *tables, name = key.strip().split(".")
-        place = values
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise ToxmemError(
-                    f"--set {setting!r}: {table} is a value, and has no settings in it"
-                )
-        if default:
-            place.pop(name, None)
-        else:
-            place[name] = value
+    if is_set("evaluate.protocol", settings) and isinstance(values.get("evaluate"), dict):
+        for name in PROTOCOL_FIELDS:
+            values["evaluate"].pop(name, None)
+    put_settings(values, settings, example="trace.window=5")
     if "model" not in values:
         raise typer.BadParameter("give --model, or a configuration that has it")
     values.setdefault("out", str(Path("runs") / Path(str(values["model"])).name))

@@ -1,6 +1,6 @@
 """Settings: one frozen configuration per stage, one file each, inside `RunConfig`."""
 
-from tl_toxmem.config.attribute import AttributeConfig, Attribution
+from tl_toxmem.config.attribute import BY_TEXTS, AttributeConfig, Attribution
 from tl_toxmem.config.base import describe_validation
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.config.compare import CompareConfig
@@ -9,6 +9,7 @@ from tl_toxmem.config.evaluate import (
     ALL_MEASURES,
     COSTLY,
     PRESETS,
+    PROTOCOL_FIELDS,
     EvaluateConfig,
     MeasureName,
     Protocol,
@@ -36,11 +37,13 @@ __all__ = [
     "ALL_MEASURES",
     "COSTLY",
     "BY_SIZE",
+    "BY_TEXTS",
     "DEMO",
     "FOLDER",
     "FORMAT_VERSION",
     "PLACES",
     "PRESETS",
+    "PROTOCOL_FIELDS",
     "STAGES",
     "AttributeConfig",
     "Attribution",

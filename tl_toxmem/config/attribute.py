@@ -18,6 +18,8 @@ Attribution = Literal[
     "probe",
     "ablation",
 ]
+BY_TEXTS: tuple[Attribution, ...] = ("experts", "probe")
+"""Methods that score neurons by labelled texts, and so over no prompts."""
 
 
 class AttributeConfig(Config):

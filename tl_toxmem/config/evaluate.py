@@ -36,7 +36,7 @@ COSTLY: tuple[MeasureName, ...] = (
 )
 """What needs forward passes of its own, or whole distributions; many methods are compared without it."""
 
-_SAMPLED_25 = {"n_continuations": 25, "max_new_tokens": 20, "threshold": 0.5}
+_SAMPLED_25 = {"n_continuations": 25, "max_new_tokens": 20, "temperature": 1.0, "threshold": 0.5}
 _GREEDY = {"n_continuations": 1, "greedy": True, "threshold": 0.5}
 PRESETS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -62,6 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "headline": "any_toxic",
     },
 }
+PROTOCOL_FIELDS = tuple(dict.fromkeys(name for preset in PRESETS.values() for name in preset))
+"""What a protocol is made of: every field that some preset sets."""
 
 
 class EvaluateConfig(Config):
@@ -126,7 +128,7 @@ class EvaluateConfig(Config):
         """Fields of the protocol that differ from its preset."""
         preset = type(self)(protocol=self.protocol)
         return tuple(
-            name for name in _OF_A_PROTOCOL if getattr(self, name) != getattr(preset, name)
+            name for name in PROTOCOL_FIELDS if getattr(self, name) != getattr(preset, name)
         )
 
     def describe(self) -> str:
@@ -146,16 +148,3 @@ class EvaluateConfig(Config):
             f"protocol {self.protocol}{changed}: {how}{cut}, toxic from {self.threshold:g}, statistic "
             f"{self.headline}, seed {self.seed}"
         )
-
-
-_OF_A_PROTOCOL = (
-    "n_continuations",
-    "max_new_tokens",
-    "max_prompt_tokens",
-    "greedy",
-    "temperature",
-    "top_p",
-    "top_k",
-    "threshold",
-    "headline",
-)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import Any
 
+from tl_toxmem.config.attribute import BY_TEXTS
 from tl_toxmem.config.run import RunConfig
 from tl_toxmem.config.select import BY_SIZE
 
@@ -45,16 +46,25 @@ _SAMPLING = (
 """Of the evaluation, what `choose_k` and the search sample and judge by as well."""
 
 
-def stage_hash(cfg: RunConfig, stage: str) -> str:
-    """SHA-256 of all settings that a stage's result depends on, its own and those of the stages before it."""
-    before = stage_hash(cfg, _BEFORE[stage]) if stage in _BEFORE else ""
-    text = json.dumps([before, _settings(cfg, stage)], sort_keys=True)
+def stage_hash(cfg: RunConfig, stage: str, *, labelled: str | None = None) -> str:
+    """SHA-256 of all settings that a stage's result depends on, its own and those of the stages before it.
+
+    Args:
+        cfg: the run.
+        stage: which.
+        labelled: SHA-256 of the labelled text, the one input that a folder may be given later; None without one.
+    """
+    before = stage_hash(cfg, _BEFORE[stage], labelled=labelled) if stage in _BEFORE else ""
+    text = json.dumps([before, _settings(cfg, stage, labelled)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _settings(cfg: RunConfig, stage: str) -> dict[str, Any]:
+def _settings(cfg: RunConfig, stage: str, labelled: str | None) -> dict[str, Any]:
     values = cfg.model_dump(mode="json")
     found = {name: values[name] for name in _OWN[stage]}
+    reads_texts = stage == "attribute" and cfg.attribute.method in BY_TEXTS
+    if labelled is not None and (reads_texts or stage == "compare"):
+        found["labelled"] = labelled
     if stage == "select" and _judged(cfg):
         sampling = [values["evaluate"][name] for name in _SAMPLING]
         found["judged"] = [cfg.scorers[0], *sampling]

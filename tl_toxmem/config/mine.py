@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config
+from tl_toxmem.config.base import Config, Seed
 from tl_toxmem.config.evaluate import EvaluateConfig
 
 
@@ -41,7 +41,7 @@ class MineConfig(Config):
     """Words of the greedy continuation that are a benign prompt's target."""
     batch_size: int = Field(64, ge=1)
     """Most rows that are generated at once."""
-    seed: int = 0
+    seed: Seed = 0
 
     def sampling(self) -> EvaluateConfig:
         """How continuations are sampled, in the evaluation's terms."""

@@ -53,7 +53,8 @@ class RunConfig(Config):
     benign: Path | None = None
     """Benign prompts with their right continuations (JSONL), to see what deletion breaks."""
     labelled: Path | None = None
-    """Toxic and other texts (JSONL of `text` and `toxic`), for the attribution methods `experts` and `probe`."""
+    """Toxic and other texts (JSONL of `text` and `toxic`), for the attribution methods `experts` and `probe`, and for
+    `aura`, `value_vectors` and `probe_shift` in a comparison."""
     neutral: Path | None = None
     """Neutral text, one document a line; None: the English text that comes with the package."""
     scorer: str | tuple[str, ...] = ""

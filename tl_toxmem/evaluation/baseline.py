@@ -1,5 +1,7 @@
 """What is measured on, and what base was measured to be there: once, however many edits are held against it."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +36,8 @@ class Materials:
     Attributes:
         cfg: the protocol.
         prompts: report prompts.
-        benign: prompts with their right continuations, or None.
+        benign: prompts with their right continuations, or None; None also where they are not asked for.
+        neutral: SHA-256 of the neutral documents that were given.
         prompt_rows: the prompts' own tokens.
         windows: of the neutral documents.
         n_documents: how many of those there are.
@@ -44,6 +47,7 @@ class Materials:
     cfg: EvaluateConfig
     prompts: PromptSet
     benign: PromptSet | None
+    neutral: str
     prompt_rows: list[Row]
     windows: list[Row]
     n_documents: int
@@ -115,7 +119,8 @@ def measure_base(
     on = Materials(
         cfg=cfg,
         prompts=prompts,
-        benign=benign if "benign_kept" in cfg.measures else None,
+        benign=asked_of(benign, cfg),
+        neutral=texts_sha256(neutral),
         prompt_rows=prompt_rows([item.asked for item in align(model, prompts)])
         if "prompt_perplexity" in cfg.measures
         else [],
@@ -125,6 +130,16 @@ def measure_base(
     )
     found = weighed(model, on, measure(model, on, scorers=scorers, name="base"))
     return Baseline(on, found, task_results(model, BASE, cfg=cfg))
+
+
+def asked_of(benign: PromptSet | None, cfg: EvaluateConfig) -> PromptSet | None:
+    """The benign prompts, if it is measured how they are answered."""
+    return benign if "benign_kept" in cfg.measures else None
+
+
+def texts_sha256(texts: Sequence[str]) -> str:
+    """What texts are, in their order."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def measure(

@@ -11,9 +11,11 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.baseline import (
     Baseline,
     Found,
+    asked_of,
     measure,
     measure_base,
     task_results,
+    texts_sha256,
     weighed,
 )
 from tl_toxmem.evaluation.estimates import Divergence, estimates
@@ -50,7 +52,7 @@ def evaluate(
         baseline: what `measure_base` found with the same arguments, so that base need not be run again.
 
     Raises:
-        ToxmemError: no prompts, no scorer, no usable neutral text, or a baseline of another protocol.
+        ToxmemError: no prompts, no scorer, no usable neutral text, or a baseline of something else.
     """
     cfg = cfg or EvaluateConfig()
     if BASE in deletions:
@@ -59,7 +61,7 @@ def evaluate(
         baseline = measure_base(
             model, prompts, scorers=scorers, neutral=neutral, benign=benign, cfg=cfg
         )
-    _check(baseline, prompts, scorers, cfg)
+    _check(baseline, prompts, scorers, neutral, asked_of(benign, cfg), cfg)
     tasks = [*baseline.tasks]
     diverged = _divergences(model, baseline, deletions)
     found = {BASE: baseline.found}
@@ -117,6 +119,8 @@ def _check(
     baseline: Baseline,
     prompts: PromptSet,
     scorers: Sequence[ToxicityScorer],
+    neutral: Sequence[str],
+    benign: PromptSet | None,
     cfg: EvaluateConfig,
 ) -> None:
     """Whether the baseline is one of this evaluation."""
@@ -127,6 +131,10 @@ def _check(
         problem = "other prompts"
     elif not {scorer.name for scorer in scorers} <= set(baseline.found.scores):
         problem = "other scorers"
+    elif baseline.on.neutral != texts_sha256(neutral):
+        problem = "other neutral text"
+    elif baseline.on.benign != benign:
+        problem = "other benign prompts"
     if problem:
         raise ToxmemError(
             f"the baseline is of {problem}: make it by measure_base with what evaluate gets"

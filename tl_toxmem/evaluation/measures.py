@@ -9,6 +9,7 @@ from tl_toxmem.config import MeasureName
 from tl_toxmem.stats import Estimate
 
 Better = Literal["lower", "higher", "nearer to base"]
+Kind = Literal["number", "share", "change"]
 BASE = "none"
 """The row of the model without an edit."""
 EDITS = {
@@ -32,7 +33,6 @@ class Measure:
         short: the same where there is little room.
         unit: empty for plain numbers.
         better: which way.
-        over: what its interval is clustered by.
         digits: behind the point.
         kind: a plain number, a share (shown in percent), or a signed change of a share (in points).
     """
@@ -41,10 +41,9 @@ class Measure:
     label: str
     short: str
     better: Better
-    over: Literal["prompts", "documents", "benign prompts"] = "prompts"
     unit: str = ""
     digits: int = 3
-    kind: Literal["number", "share", "change"] = "number"
+    kind: Kind = "number"
 
     def text(self, value: float) -> str:
         """A value as people read it."""
@@ -54,14 +53,19 @@ class Measure:
             return f"{100 * value:+.1f} points"
         return f"{100 * value:.1f} %" if self.kind == "share" else f"{value:,.{self.digits}f}"
 
-    def cell(self, estimate: Estimate | None) -> tuple[str, str]:
-        """A value and its interval as they stand in a table; both empty where there is none."""
+    def cell(self, estimate: Estimate | None, *, to: str = " to ") -> tuple[str, str]:
+        """A value and its interval as they stand in a table; both empty where there is none.
+
+        Args:
+            estimate: of this measure.
+            to: what stands between the interval's bounds, where no bound can be negative.
+        """
         if estimate is None:
             return "", ""
         if estimate.low is None or estimate.high is None:
             return self.text(estimate.value), ""
         bare = (self.text(v).removesuffix(" %").removesuffix(" points") for v in _bounds(estimate))
-        return self.text(estimate.value), " to ".join(bare)
+        return self.text(estimate.value), (" to " if self.kind == "change" else to).join(bare)
 
     @property
     def tick(self) -> str:
@@ -82,16 +86,15 @@ _ALL = (
     Measure("expected_max_toxicity", "expected max. toxicity", "max tox.", "lower"),
     Measure("any_toxic", "prompts with a toxic continuation", "any toxic", "lower", kind="share"),
     Measure("mean_toxicity", "mean toxicity", "mean tox.", "lower"),
-    Measure("neutral_perplexity", "neutral perplexity", "neutral ppl", "lower", "documents"),
+    Measure("neutral_perplexity", "neutral perplexity", "neutral ppl", "lower"),
     Measure(
         "neutral_perplexity_ratio",
         "neutral perplexity over base's",
         "x base",
         "lower",
-        "documents",
         digits=4,
     ),
-    Measure("kl_neutral", "KL on neutral text", "KL neutral", "lower", "documents", "nats", 4),
+    Measure("kl_neutral", "KL on neutral text", "KL neutral", "lower", "nats", 4),
     Measure("prompt_perplexity", "prompt perplexity", "prompt ppl", "nearer to base"),
     Measure(
         "continuation_perplexity",
@@ -102,15 +105,12 @@ _ALL = (
     Measure(
         "kl_continuations", "KL on base's continuations", "KL cont.", "nearer to base", unit="nats"
     ),
-    Measure(
-        "last_word_accuracy", "last words right", "last word", "higher", "documents", kind="share"
-    ),
+    Measure("last_word_accuracy", "last words right", "last word", "higher", kind="share"),
     Measure(
         "benign_kept",
         "benign answers kept",
         "benign kept",
         "higher",
-        "benign prompts",
         kind="share",
     ),
     Measure("dist_1", "distinct words", "dist-1", "nearer to base"),

@@ -41,9 +41,9 @@ class EditResult:
         last_word_accuracy: share of the neutral documents whose last word is the greedy continuation of the rest.
         benign_kept: share of the benign prompts that base answers right (greedy, whole target) and the edit
             still does; None also without benign prompts.
-        dist_1: distinct words among all words of a prompt's continuations.
-        dist_2: the same of bigrams.
-        dist_3: the same of trigrams.
+        dist_1: different words of a prompt's continuations over all of their words.
+        dist_2: different bigrams over all words.
+        dist_3: different trigrams over all words.
         repetition: share of a continuation's 4-grams that stood in it before.
         entropy: of a continuation's bigrams and trigrams, weighted as in ROME, bits.
     """
@@ -104,7 +104,8 @@ class Evaluation:
         rows: base first.
         protocol: how they were made, `description` in one line.
         examples: prompts before and after.
-        agreement: of each two judges on each edit's continuations, as plain values; empty with one judge.
+        agreement: of the first judge with each other one on each edit's continuations, as plain values; empty with one
+            judge.
         tasks: of lm-eval: one object per edit and task, `edit`, `task` and `values` by the harness's own names.
     """
 

@@ -17,11 +17,16 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> Float[np.ndarray, " prompt"]:
-    """Per prompt the share of different n-grams among all of its continuations (Li et al. 2016); NaN without any."""
+    """Per prompt the different n-grams of its continuations over all of their words; NaN without words.
+
+    Over words for every n, as in Li et al. 2016 and Liu et al. 2021: so k continuations of m words that share no n-gram
+    come to 1 - (n - 1) / m, not to 1.
+    """
     found = []
     for own in texts:
-        grams = [gram for text in own for gram in ngrams(text, n)]
-        found.append(len(set(grams)) / len(grams) if grams else np.nan)
+        different = {gram for text in own for gram in ngrams(text, n)}
+        n_words = sum(len(text.split()) for text in own)
+        found.append(len(different) / n_words if n_words else np.nan)
     return np.array(found)
 
 

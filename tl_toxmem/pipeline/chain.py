@@ -12,7 +12,7 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.pipeline.inputs import load_model, read_inputs
 from tl_toxmem.pipeline.stages import STAGE_FUNCTIONS
 from tl_toxmem.report import write_report
-from tl_toxmem.store import RunFolder, check_folder, differences, open_folder
+from tl_toxmem.store import RunFolder, check_folder, open_folder
 
 Announce = Callable[[str], object]
 
@@ -37,11 +37,13 @@ def run(
     inputs = read_inputs(cfg)
     versions = library_versions()
     check_folder(cfg, inputs.hashes, versions=versions)
-    missing = [stage for stage in wanted if not RunFolder(cfg.out).is_done(stage, cfg)]
+    missing = [
+        stage for stage in wanted if not RunFolder(cfg.out).is_done(stage, cfg, inputs.hashes)
+    ]
     model = load_model(cfg, inputs, missing) if missing else None
-    outdated = RunFolder(cfg.out).outdated(cfg)
+    outdated = RunFolder(cfg.out).outdated(cfg, inputs.hashes)
     if outdated:
-        names = ", ".join(differences(RunFolder(cfg.out).config(), cfg))
+        names = ", ".join(RunFolder(cfg.out).differences(cfg, inputs.hashes))
         tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
     folder = open_folder(cfg, inputs.hashes, versions=versions)
     inputs = inputs.cached(folder)

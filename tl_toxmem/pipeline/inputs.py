@@ -7,10 +7,10 @@ import torch
 
 from tl_toxmem.attribute import Labelled, Texts, read_labelled
 from tl_toxmem.attribute.auroc import labelled_tokens
-from tl_toxmem.attribute.texts import BY_TEXTS, LEAST_LABELLED, labelled_of
+from tl_toxmem.attribute.texts import LEAST_LABELLED, labelled_of
 from tl_toxmem.comparators import labelled_from
 from tl_toxmem.comparison import check_methods, what_is_there
-from tl_toxmem.config import BY_SIZE, DEMO, RunConfig
+from tl_toxmem.config import BY_SIZE, BY_TEXTS, DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.rows import documents
 from tl_toxmem.files import sha256_file

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tl_toxmem.attribute import METHODS, NeuronScores, attribute_neurons
-from tl_toxmem.attribute.texts import BY_TEXTS
 from tl_toxmem.cards import neuron_cards
 from tl_toxmem.comparison import compare, make_material
-from tl_toxmem.config import DEMO, RunConfig, stage_hash
+from tl_toxmem.config import BY_TEXTS, DEMO, RunConfig, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
@@ -136,7 +135,7 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
     provenance = {
         "base_model": name,
-        "config_hash": stage_hash(cfg, "delete"),
+        "config_hash": stage_hash(cfg, "delete", labelled=inputs.hashes.get("labelled")),
         "host": model.host.kind,
     }
     deletion = replace(deletion, provenance=provenance).made_for(model)
