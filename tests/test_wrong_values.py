@@ -111,7 +111,7 @@ def test_every_seed_and_every_number_is_finite_and_not_negative():
     from pydantic import ValidationError
 
     from tl_toxmem import ToxmemError
-    from tl_toxmem.config import GateConfig, make_config
+    from tl_toxmem.config import SelectConfig, make_config
 
     seeds, numbers = every_field()
     assert {"seed", "split.seed", "trace.seed", "select.seed", "search.seed"} <= set(seeds)
@@ -127,7 +127,7 @@ def test_every_seed_and_every_number_is_finite_and_not_negative():
             make_config({"model": "demo", "out": "x", **inside})
         assert "\n" not in str(refused.value)
     with pytest.raises(ValidationError):
-        GateConfig(seed=-1)
+        SelectConfig(seed=-1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Losses on neutral text by document, so that what an edit costs can be paired with base."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -37,3 +38,22 @@ def perplexity_rise(
     """By which share perplexity is above base's, given base's losses by document; hooks that are attached act."""
     losses, n = document_losses(model, rows)
     return float(np.expm1((losses - base).sum() / n.sum()))
+
+
+def resampled_rise(
+    more: Float[np.ndarray, " document"],
+    n_tokens: Float[np.ndarray, " document"],
+    draws: Any,
+    confidence: float,
+) -> tuple[float, float]:
+    """The relative rise of perplexity, and its upper limit by bootstrap over documents.
+
+    Args:
+        more: losses less base's, nats.
+        n_tokens: predicted.
+        draws: see `stats.resampled`.
+        confidence: with which the rise is below the limit.
+    """
+    drawn = np.expm1((draws @ more) / (draws @ n_tokens))
+    value = float(np.expm1(more.sum() / n_tokens.sum()))
+    return value, float(np.quantile(drawn, confidence))

@@ -43,6 +43,7 @@ def _maker(candidates: Candidates) -> Callable[..., dict[float, Deletion]]:
             neutral=material.neutral,
             budgets=strengths,
             cfg=cfg.gates,
+            seed=material.seed,
         )
         return {budget: gates.deletion() for budget, gates in found.items()}
 

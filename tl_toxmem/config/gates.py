@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tl_toxmem.config.base import Config, Seed
+from tl_toxmem.config.base import Config
 
 
 class GateConfig(Config):
@@ -23,7 +23,9 @@ class GateConfig(Config):
     step_tokens: int = Field(1024, ge=2)
     """Neutral tokens per step."""
     check_tokens: int = Field(8192, ge=2)
-    """Neutral tokens that the budget is checked on at the end."""
+    """Neutral tokens that the budget is checked on at the end, and that are not learned from; at most half of all."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """The rise is within the budget with this probability (by bootstrap over pieces of that text), since the budget is
+    to hold on other text."""
     cost_floor: float = Field(0.1, gt=0)
     """As in the selection: added to a neuron's cost, in mean costs."""
-    seed: Seed = 0

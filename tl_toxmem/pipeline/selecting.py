@@ -107,6 +107,7 @@ def _learned(
         neutral=inputs.choosing,
         budgets=[budget],
         cfg=cfg.delete.gates,
+        seed=select.seed,
     )[budget]
     law = {"law": "gates", "scales": gates.scale.tolist()}
     rule = (
@@ -129,7 +130,9 @@ def _sought(
         scorer=inputs.scorer,
         budget=budget,
         cfg=cfg.search,
-        protocol=cfg.evaluate.model_copy(update={"n_continuations": cfg.select.n_continuations}),
+        protocol=cfg.evaluate.model_copy(
+            update={"n_continuations": cfg.select.n_continuations, "seed": cfg.search.seed}
+        ),
         gates=cfg.delete.gates,
     )
     rule = (

@@ -17,7 +17,7 @@ from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.gates import Gates, learn_gates, n_candidates
-from tl_toxmem.losses import document_losses
+from tl_toxmem.losses import document_losses, resampled_rise
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import track
@@ -136,7 +136,7 @@ class _Search:
         self.model, self.prompts, self.scores, self.neutral = model, prompts, scores, neutral
         self.scorer, self.budget, self.cfg = scorer, budget, cfg
         self.protocol = protocol or EvaluateConfig()
-        self.gate_cfg = gates or GateConfig(seed=cfg.seed)
+        self.gate_cfg = gates or GateConfig()
         self.rows = encode_documents(model, neutral, max_tokens=cfg.max_tokens)
         self.base, self.n_tokens = document_losses(model, self.rows)
         self.draws = resampled(len(self.rows), np.random.default_rng(cfg.seed))
@@ -203,6 +203,7 @@ class _Search:
                 neutral=self.neutral,
                 budgets=[self.budget],
                 cfg=self.gate_cfg,
+                seed=self.cfg.seed,
             )
             self.learned = found[self.budget]
         return self.learned
@@ -211,9 +212,7 @@ class _Search:
         """The rise of perplexity and its upper limit, paired with base by document."""
         losses, _ = document_losses(self.model, self.rows)
         more = losses - self.base
-        drawn = np.expm1((self.draws @ more) / (self.draws @ self.n_tokens))
-        value = float(np.expm1(more.sum() / self.n_tokens.sum()))
-        return value, float(np.quantile(drawn, self.cfg.confidence))
+        return resampled_rise(more, self.n_tokens, self.draws, self.cfg.confidence)
 
     def _toxicity(self) -> tuple[float, float]:
         """Share of toxic continuations, and the mean score."""
