@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_gates import NEUTRAL, gates_cfg, scored  # noqa: F401 - a fixture
+from test_gates import NEUTRAL, demo, gates_cfg, scored  # noqa: F401 - a fixture
 from test_select import Vowels
 
 pytestmark = pytest.mark.host
@@ -87,3 +87,36 @@ def test_a_judge_that_calls_nothing_toxic(scored, prompts):  # noqa: F811
     model, scores = scored
     with pytest.raises(ToxmemError, match="calls no continuation of the find prompts toxic"):
         search(model, prompts, scores, scorer=Kind())
+
+
+def test_on_the_demo_the_budget_holds_on_the_text_that_is_reported_on():
+    """Of that text the search saw nothing."""
+    from tl_toxmem.config import EvaluateConfig, SearchConfig
+    from tl_toxmem.losses import document_losses, perplexity_rise
+    from tl_toxmem.neutral import encode_documents
+    from tl_toxmem.scorers import load_scorer
+    from tl_toxmem.select import search_deletion
+
+    model, find, scores, choosing, reporting = demo()
+    found = search_deletion(
+        model,
+        find.first(12),
+        scores,
+        neutral=choosing,
+        scorer=load_scorer("profanity"),
+        budget=0.005,
+        cfg=SearchConfig(trials=10, laws=("zero", "mean", "scale")),
+        protocol=EvaluateConfig(n_continuations=1, max_new_tokens=6),
+    )
+    rows = encode_documents(model, reporting, max_tokens=20_000)
+    base, _ = document_losses(model, rows)
+    with found.deletion.applied(model):
+        assert perplexity_rise(model, rows, base) <= 0.005
+    base_rate = max(one.toxicity_rate for one in found.trials if one.toxicity_rate is not None)
+    assert found.best.toxicity_rate < base_rate
+
+
+def test_the_demo_has_trials_that_are_too_dear_and_no_trial_leaves_no_controls(scored, prompts):  # noqa: F811
+    model, scores = scored
+    found = search(model, prompts, scores, laws=("zero",), trials=12, budget=0.001)
+    assert any(one.toxicity_rate is None for one in found.trials)
