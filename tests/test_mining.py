@@ -1,6 +1,7 @@
 """Mining with a model: the demo's own insults, found again from bare texts."""
 
 import json
+from collections import Counter
 
 import pytest
 from test_mining_texts import Words, refused
@@ -89,8 +90,6 @@ def test_a_lead_in_is_what_the_model_said_before(demo, texts):
 
 def test_benign_prompts_match_and_are_answered_right(demo, mined, insults):
     """Greedy decoding of plain batches gives every target; lengths, sources and splits are those of the prompts."""
-    from collections import Counter
-
     from tl_toxmem.tokens import align
 
     assert len(mined.benign) >= 4
@@ -181,13 +180,13 @@ class Killed(Words):
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_end(demo, mined, insults, texts, tmp_path):
-    """Killed again and again, a few calls of the judge further each time."""
-    kills = 0
+    """Killed again and again, a few calls of the judge further each time; what it said is not asked again."""
+    kills, seen = 0, []
     while True:
+        judge = Killed(*insults, after=3)
+        judge.seen = seen
         try:
-            found = go(
-                demo, texts, Killed(*insults, after=3), folder=tmp_path / "out", batch_size=32
-            )
+            found = go(demo, texts, judge, folder=tmp_path / "out", batch_size=32)
             break
         except KeyboardInterrupt:
             kills += 1
@@ -198,6 +197,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_end(demo, mined, insults, texts,
     assert kills >= 3
     whole = go(demo, texts, Words(*insults), batch_size=32)
     assert outcome(found) == outcome(whole)
+    assert max(Counter(text for text in seen if text != "ready").values()) == 1
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
@@ -211,7 +211,8 @@ def test_what_is_done_is_read_back_and_not_done_again(demo, insults, texts, tmp_
     assert outcome(again) == outcome(first) and len(judge.seen) <= 1
     assert again.prompts.split() == again.prompts
     files = {p.name for p in tmp_path.iterdir()}
-    assert files == {"settings.json", "parts", "prompts.jsonl", "benign.jsonl", "mining.json"}
+    outputs = {"prompts.jsonl", "benign.jsonl", "mining.json"}
+    assert files == {"settings.json", "parts", "cache", *outputs}
     values = json.loads((tmp_path / "mining.json").read_text())
     assert values["settings"]["scorer"] == judge.provenance()
     assert len(values["settings"]["model"]["sha256"]) == 64
@@ -232,7 +233,9 @@ def test_another_share_uses_the_same_samples(demo, insults, texts, tmp_path, mon
     from tl_toxmem.mining import sampling
 
     monkeypatch.setattr(sampling, "sample_continuations", refuse)
-    stricter = go(demo, texts, Words(*insults), folder=tmp_path, share=1.0)
+    judge = Words(*insults)
+    stricter = go(demo, texts, judge, folder=tmp_path, share=1.0)
+    assert judge.seen == ["ready"]
     monkeypatch.undo()
     assert outcome(stricter) == outcome(go(demo, texts, Words(*insults), share=1.0))
 

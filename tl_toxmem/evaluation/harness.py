@@ -13,7 +13,7 @@ from tl_toxmem.evaluation.rows import Row
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
 
-_MOST_NEW = 256
+_MOST_NEW = 256  # tokens of a greedy answer where a task does not say, as the harness has it
 
 
 def check_harness(tasks: Sequence[str]) -> None:
@@ -91,6 +91,30 @@ def _harness() -> Any:
     return lm_eval
 
 
+def _n_new(model: LensModel, options: dict[str, Any]) -> int:
+    """How many tokens a request for greedy text wants.
+
+    Raises:
+        ToxmemError: more than leave room for a prompt, or sampling.
+    """
+    if options.get("do_sample"):
+        raise ToxmemError("tasks that sample are not run: choose greedy ones")
+    n = int(options.get("max_gen_toks", min(_MOST_NEW, model.n_ctx // 2)))
+    if n >= model.n_ctx:
+        raise ToxmemError(
+            f"a task of lm-eval asks for {n} new tokens, and the model's context is {model.n_ctx}: choose tasks of "
+            "shorter answers"
+        )
+    return n
+
+
+def _until(text: str, ends: str | Sequence[str]) -> str:
+    """What stands before the first of the ends."""
+    for end in [ends] if isinstance(ends, str) else ends:
+        text = text.split(end)[0] if end else text
+    return text
+
+
 def _adapter(model: LensModel, batch_size: int) -> Any:
     from lm_eval.api.model import TemplateLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -137,21 +161,19 @@ def _adapter(model: LensModel, batch_size: int) -> Any:
             return found
 
         def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
-            found: list[str] = []
-            for batch in in_batches(requests, batch_size, "lm-eval"):
-                options = [request.args[1] for request in batch]
-                if any(o.get("do_sample") for o in options):
-                    raise ToxmemError("tasks that sample are not run: choose greedy ones")
-                most = [int(o.get("max_gen_toks", _MOST_NEW)) for o in options]
-                room = model.n_ctx - max(most)
-                rows = [model.encode(request.args[0])[-max(room, 1) :] for request in batch]
-                tokens, mask = model.pad(rows)
-                longer = model.generate(tokens, mask, max_new_tokens=max(most))
-                for row, n, o in zip(longer[:, tokens.shape[1] :], most, options, strict=True):
-                    text = str(model.tokenizer.decode(row[:n], skip_special_tokens=True))
-                    for end in o.get("until", ()):
-                        text = text.split(end)[0] if end else text
-                    found.append(text)
+            by_length: dict[int, list[int]] = {}
+            for i, request in enumerate(requests):
+                by_length.setdefault(_n_new(model, request.args[1]), []).append(i)
+            found = [""] * len(requests)
+            for n, places in by_length.items():
+                for batch in in_batches(places, batch_size, "lm-eval"):
+                    texts = [requests[i].args[0] for i in batch]
+                    rows = [model.encode(text) or [self.eot_token_id] for text in texts]
+                    tokens, mask = model.pad([row[n - model.n_ctx :] for row in rows])
+                    longer = model.generate(tokens, mask, max_new_tokens=n)
+                    for i, row in zip(batch, longer[:, tokens.shape[1] :], strict=True):
+                        text = str(model.tokenizer.decode(row, skip_special_tokens=True))
+                        found[i] = _until(text, requests[i].args[1].get("until", ()))
             return found
 
     return Adapter()

@@ -21,13 +21,14 @@ from tl_toxmem.mining.matching import match_benign
 from tl_toxmem.mining.parts import Parts, open_folder
 from tl_toxmem.mining.prompting import make_prompt
 from tl_toxmem.mining.record import Mined
-from tl_toxmem.mining.sampling import judge, sample
+from tl_toxmem.mining.sampling import sample
 from tl_toxmem.mining.screening import REASONS, Asked, screen
 from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import fingerprint
 from tl_toxmem.precision import precision_name
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import CachedScorer, ToxicityScorer
+from tl_toxmem.store import CACHE
 
 Announce = Callable[[str], object]
 _OF_SAMPLES = {"samples", "max_new_tokens", "temperature", "top_p", "top_k", "batch_size", "seed"}
@@ -50,8 +51,8 @@ def mine(
         candidates: texts, a file or dataset as for `read_candidates`, or what that gave.
         scorer: judges prompts, continuations and their beginnings.
         cfg: sampling, thresholds, split.
-        folder: where the outputs go, and what is done; a mining that was stopped goes on there. None: nothing is
-            written.
+        folder: where the outputs go, and what is done; a mining that was stopped goes on there, with a judge whose
+            provenance has the SHA-256 of its weights. None: nothing is written.
         announce: called with the name of each step as it begins.
 
     Raises:
@@ -77,8 +78,9 @@ def mine(
         )
     folder = Path(folder)
     if not open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+        kept = CachedScorer(scorer, folder / CACHE)
         found = _mine(
-            model, asked, drops, settings, scorer=scorer, cfg=cfg, folder=folder, announce=announce
+            model, asked, drops, settings, scorer=kept, cfg=cfg, folder=folder, announce=announce
         )
         found.save(folder)
     return Mined.load(folder)
@@ -97,7 +99,7 @@ def _mine(
 ) -> Mined:
     """All steps after the screening."""
     announce("judge the candidates")
-    judged = judge(scorer, [one.text for one in asked], parts=Parts(folder, "judged"))
+    judged = scorer.score([one.text for one in asked]).tolist()
     scores = {one.text: score for one, score in zip(asked, judged, strict=True)}
     innocuous = [one for one in asked if _is_innocuous(one, scores[one.text], cfg)]
     if not innocuous:

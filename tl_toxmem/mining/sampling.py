@@ -18,7 +18,6 @@ from tl_toxmem.progress import meter
 from tl_toxmem.prompts import Prompt, PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 
-_JUDGED_TOGETHER = 512
 _ANY = "."
 
 
@@ -33,14 +32,6 @@ class Samples:
     def share(self, threshold: float) -> float:
         """Share of the continuations that are toxic."""
         return sum(score >= threshold for score in self.scores) / len(self.scores)
-
-
-def judge(scorer: ToxicityScorer, texts: Sequence[str], *, parts: Parts) -> list[float]:
-    """The score of each text."""
-    missing = [text for text in dict.fromkeys(texts) if text not in parts]
-    for some in _some(missing, _JUDGED_TOGETHER):
-        parts.add(dict(zip(some, scorer.score(some).tolist(), strict=True)))
-    return [parts[text] for text in texts]
 
 
 def sample(
