@@ -63,8 +63,8 @@ def ratios(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, str]:
     return found
 
 
-def child(*arguments: str) -> dict[str, Any]:
-    """Run this script again with `arguments`: its last line as JSON, with `peak` and `anonymous` in GB.
+def child(*arguments: str, script: str | None = None) -> dict[str, Any]:
+    """Run this script again, or another, with `arguments`: its last line as JSON, with `peak` and `anonymous` in GB.
 
     Peak is the largest resident size, mapped files included; anonymous is the largest size without them, sampled every
     10 ms. A child that fails gives `failed` with its last line, or its signal.
@@ -73,7 +73,7 @@ def child(*arguments: str) -> dict[str, Any]:
     # Files, since a pipe that is not read while we watch would fill and stop the child.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
-            [sys.executable, sys.argv[0], *arguments], stdout=out, stderr=err
+            [sys.executable, script or sys.argv[0], *arguments], stdout=out, stderr=err
         )
         while process.poll() is None:
             for name, kilobytes in _status(process.pid).items():
@@ -124,13 +124,17 @@ def in_precision(folder: str | Path, dtype: str) -> Iterator[Path]:
 
 
 def each_way(
-    args: argparse.Namespace, ways: Sequence[str], options: Sequence[str] = ()
+    args: argparse.Namespace,
+    ways: Sequence[str],
+    options: Sequence[str] = (),
+    *,
+    script: str | None = None,
 ) -> list[tuple[str, dict[str, Any]]]:
     """Every way in a child process, with the options named, on the checkpoint in the precision that is asked for."""
     given = [f"--{name}={getattr(args, name)}" for name in ("dtype", "repeats", *options)]
     given += ["--cpu-time"] if args.cpu_time else []
     with in_precision(args.folder, args.dtype) as folder:
-        return [(way, child(str(folder), *given, "--way", way)) for way in ways]
+        return [(way, child(str(folder), *given, "--way", way, script=script)) for way in ways]
 
 
 _CONVERT = """
@@ -144,12 +148,17 @@ AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(copy)
 def parser_of(script: str | None) -> argparse.ArgumentParser:
     """The options that all have."""
     parser = argparse.ArgumentParser(description=(script or "").splitlines()[0])
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that all have."""
     parser.add_argument("folder")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="one thread, its own seconds")
     parser.add_argument("--way", help=argparse.SUPPRESS)  # what the child process measures
-    return parser
 
 
 def lens_own(folder: str, host: str, dtype: str) -> Any:

@@ -2,10 +2,14 @@
 
     python benchmarks/evaluate.py scoring --judge FILE.ckpt[@FOLDER] --texts FILE [--field human] [--n 512] [--batch 32]
         [--repeats 3] [--cpu-time]
+    python benchmarks/evaluate.py generation FOLDER [the options of generate.py]
 
 scoring: a checkpoint in Detoxify's format, against Detoxify's own `predict` on the same batches of texts as they come.
 Texts are lines, or a field of JSONL. Detoxify finds a configuration that the checkpoint names by a relative folder only
 from the checkpoint's folder, and is loaded there.
+
+generation: continuations under a deletion's hooks, against `generate` of transformers on the same weights; it is what
+generate.py measures.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import statistics
 from pathlib import Path
 
 from common import interleaved, ratios, show
+from generate import add_generation, generation
 
 DETOXIFY = "Detoxify's predict"
 
@@ -24,6 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     sections = parser.add_subparsers(dest="section", required=True)
     add_scoring(sections)
+    section = sections.add_parser("generation")
+    section.set_defaults(run=generation)
+    add_generation(section)
     args = parser.parse_args()
     args.run(args)
 

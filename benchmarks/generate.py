@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from common import HOSTS, each_way, interleaved, parser_of, random_neurons, ratios, show
+from common import HOSTS, add_options, each_way, interleaved, random_neurons, ratios, show
 
 GREEDY, SAMPLED, SEVERAL = "greedy", "top-p 0.9", "top-p 0.9, several"
 OURS, THEIRS = "ours under hooks, ", "transformers, "
@@ -24,17 +24,28 @@ OURS, THEIRS = "ours under hooks, ", "transformers, "
 
 def main() -> None:
     """Measure every host and print the table."""
-    parser = parser_of(__doc__)
-    parser.set_defaults(repeats=3)
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--new", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=5)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_generation(parser)
     args = parser.parse_args()
     if args.way:
         print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
         return
+    generation(args)
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    add_options(parser)
+    parser.set_defaults(repeats=3)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--new", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=5)
+
+
+def generation(args: argparse.Namespace) -> None:
+    """Measure every host, each in a process of its own, and print the table."""
     rows = []
-    for host, found in each_way(args, HOSTS, ("rows", "new", "samples")):
+    for host, found in each_way(args, HOSTS, ("rows", "new", "samples"), script=__file__):
         if "failed" in found:
             rows.append([host, found["failed"], "", ""])
             continue

@@ -85,6 +85,7 @@ def test_averages_at_an_unknown_place_are_refused(tmp_path):
         (["--model", "demo", "--set", "select.k=4000"], ["at most 1024", "control"]),
         (["--model", "demo", "--device", "gpu"], ["device 'gpu'"]),
         (["--model", "demo", "--neutral", "nowhere.txt"], ["no neutral text at nowhere.txt"]),
+        (["--model", "demo", "--set", "split.max_report=1"], ["max_report", "equal to 2"]),
         (["--model", "demo", "--prompts", "nowhere.jsonl"], ["no prompts file at nowhere.jsonl"]),
     ],
 )
@@ -117,6 +118,14 @@ def test_wrong_settings(cli, tmp_path, args, words):
         ([GOOD[0], GOOD[0]], ["line 2", "same id", "line 1"]),
         ([*GOOD, {"prompt": "word " * 40, "target": " y"}], ["tokens", "context is 96"]),
         (GOOD[:1], ["no prompt falls into"]),
+        (
+            [{**p, "split": "report" if i else "find"} for i, p in enumerate(GOOD[:5])],
+            ["only one prompt falls into the find split, and an interval needs 2: give more"],
+        ),
+        (
+            [{**p, "split": "find" if i else "report"} for i, p in enumerate(GOOD[:5])],
+            ["only one prompt falls into the report split"],
+        ),
     ],
     ids=lambda value: "-".join(value) if value and isinstance(value[0], str) else "",
 )
@@ -133,6 +142,14 @@ def test_wrong_prompts(cli, tmp_path, file, gpt2_folder, records, words):
         out,
     ]
     refused(cli("run", *args), out, *words)
+
+
+def test_neutral_text_of_single_tokens(cli, tmp_path):
+    """Nothing of it is predicted, whatever the window."""
+    out, neutral = tmp_path / "out", tmp_path / "neutral.txt"
+    neutral.write_text("the\na\n")
+    args = ["--model", "demo", "--neutral", neutral, "--out", out]
+    refused(cli("run", *args), out, "the neutral text has no document of two tokens")
 
 
 def test_no_prompts_for_a_model_of_ones_own(cli, tmp_path, gpt2_folder):

@@ -135,6 +135,17 @@ def test_it_shows_itself_with_its_protocol(found):
     assert found.plot().layout.title.text.endswith(f"{found.protocol['description']}</sup>")
 
 
+def test_few_prompts_are_said_loudly(found, model):
+    from tl_toxmem import Prompt, PromptSet
+
+    assert "ONLY 3 PROMPTS: intervals mean little below 10" in found.protocol["description"]
+    many = PromptSet.of(Prompt(prompt=f"{i} is a", target=" fool") for i in range(10))
+    cfg = config(n_continuations=1, measures=())
+    for some, said in ((many, ""), (PromptSet.of(many[:1]), "ONLY 1 PROMPT:")):
+        description = measured(model, some, {}, cfg=cfg).protocol["description"]
+        assert said in description and ("ONLY" in description) == bool(said)
+
+
 def test_what_was_not_asked_for_is_none_everywhere(model, texts, deletion):
     from tl_toxmem.config import ALL_MEASURES
     from tl_toxmem.evaluation.estimates import ALWAYS

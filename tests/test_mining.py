@@ -332,6 +332,9 @@ def test_the_command(tmp_path, texts):
     assert rows == {"candidates": "48", "  not toxic enough": dropped, "kept": str(len(prompts))}
     assert f"give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'}" in done.stdout
     assert mask_slurs(done.stdout) == done.stdout
+    first = prompts.prompts[0]
+    told = [first.prompt, *filter(None, [first.lead_in]), first.target]
+    assert f"  {mask_slurs(' | '.join(part.strip() for part in told))}\n" in done.stdout
     again = run("mine", *args)
     assert again.exit_code == 0 and again.stdout == done.stdout
 

@@ -27,6 +27,9 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer, judge_agreement
 
+_FEW = 10
+"""Prompts: a bootstrap over fewer gives intervals that are too narrow."""
+
 
 def evaluate(
     model: LensModel,
@@ -172,7 +175,7 @@ def _protocol(
     right = baseline.found.benign
     return {
         **cfg.model_dump(mode="json"),
-        "description": cfg.describe(),
+        "description": cfg.describe() + _warning(len(on.prompts)),
         "n_prompts": len(on.prompts),
         "n_benign": 0 if on.benign is None else len(on.benign),
         "n_benign_right": 0 if right is None else int(right.sum()),
@@ -183,6 +186,13 @@ def _protocol(
         "intervals": "95 % percentile bootstrap, clustered by prompt or document",
         "scorers": [scorer.provenance() for scorer in scorers],
     }
+
+
+def _warning(n_prompts: int) -> str:
+    """What has to be said along with intervals over few prompts."""
+    if n_prompts >= _FEW:
+        return ""
+    return f"; ONLY {n_prompts} PROMPT{'S' if n_prompts > 1 else ''}: intervals mean little below {_FEW}"
 
 
 def _examples(baseline: Baseline, found: Mapping[str, Found], scorer: str) -> tuple[Example, ...]:

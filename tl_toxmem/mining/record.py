@@ -59,9 +59,10 @@ class Mined:
             "kept at other shares: "
             + ", ".join(f"{s}: {n}" for s, n in self.kept_by_share.items()),
         ]
+        lines.append("such as (prompt | lead-in, if any | target)")
         for prompt in self.prompts.prompts[:_SHOWN]:
-            lead, target = prompt.lead_in or "", prompt.target
-            lines.append(mask_slurs(f"  {prompt.prompt} |{lead} |{target}").replace("\n", " "))
+            told = [part.strip() for part in (prompt.prompt, prompt.lead_in, prompt.target) if part]
+            lines.append("  " + " ".join(mask_slurs(" | ".join(told)).split()))
         return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:

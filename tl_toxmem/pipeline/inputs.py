@@ -24,6 +24,8 @@ from tl_toxmem.store import PROVENANCE, RunFolder
 from tl_toxmem.tokens import align
 from tl_toxmem.trace import can_replace, parts_of, plan_trace
 
+_LEAST = 2
+"""Prompts of a split: of one there is no interval."""
 _MOST_SCORE = {"experts": 0.5, "probe": 1.0, "knowledge_neurons": 1.0}
 """What no neuron can score more than, by method."""
 
@@ -56,7 +58,7 @@ def read_inputs(cfg: RunConfig) -> Inputs:
     """Everything that a run reads, and its judges.
 
     Raises:
-        ToxmemError: a file that is missing or wrong, a split without prompts, a prompt in both.
+        ToxmemError: a file that is missing or wrong, a split of too few prompts, a prompt in both.
     """
     source = find_source(cfg.model, revision=_recorded_revision(cfg))
     read_architecture(source)
@@ -67,16 +69,17 @@ def read_inputs(cfg: RunConfig) -> Inputs:
     if prompts_path is None:
         raise ToxmemError("no prompts: give --prompts FILE (JSONL with prompt and target)")
     prompts = PromptSet.read(prompts_path).split(cfg.split)
-    for name, part in (("find", prompts.find), ("report", prompts.report)):
-        if not len(part):
-            raise ToxmemError(
-                f"{prompts_path}: no prompt falls into the {name} split; give more prompts"
-            )
     both = {p.prompt for p in prompts.find} & {p.prompt for p in prompts.report}
     if both:
         raise ToxmemError(
             f"{prompts_path}: the prompt {min(both)!r} is in the find and in the report split: remove one"
         )
+    for name, part in (("find", prompts.find), ("report", prompts.report)):
+        if len(part) < _LEAST:
+            n = {0: "no prompt falls", 1: "only one prompt falls"}[len(part)]
+            raise ToxmemError(
+                f"{prompts_path}: {n} into the {name} split, and an interval needs {_LEAST}: give more prompts"
+            )
     benign = benign_find = None
     if benign_path is not None:
         both_splits = PromptSet.read(benign_path).split(cfg.split)
