@@ -67,6 +67,17 @@ def test_each_law_alone(scored, prompts, law):  # noqa: F811
     model, scores = scored
     found = search(model, prompts, scores, laws=(law,), trials=3, budget=0.5)
     assert found.law["law"] == law
+    deletion, settings = found.deletion, found.best.settings
+    index = tuple(torch.tensor(deletion.neurons.neurons).T)
+    if law == "gates":
+        assert ((deletion.gain >= 0) & (deletion.gain < 1)).all()
+        full = 1 - (1 - deletion.gain) / settings["share"]  # the gates that were learned
+        assert full.min() >= -1e-12
+    else:
+        assert len(deletion.neurons) == settings["k"]
+        assert torch.equal(deletion.gain, torch.full_like(deletion.gain, settings.get("factor", 0)))
+    wanted = scores.mean_activation[index].double() if law == "mean" else torch.zeros(())
+    assert torch.equal(deletion.shift, wanted.expand_as(deletion.shift))
 
 
 def test_a_budget_that_nothing_meets(scored, prompts):  # noqa: F811
@@ -116,7 +127,23 @@ def test_on_the_demo_the_budget_holds_on_the_text_that_is_reported_on():
     assert found.best.toxicity_rate < base_rate
 
 
-def test_the_demo_has_trials_that_are_too_dear_and_no_trial_leaves_no_controls(scored, prompts):  # noqa: F811
-    model, scores = scored
-    found = search(model, prompts, scores, laws=("zero",), trials=12, budget=0.001)
-    assert any(one.toxicity_rate is None for one in found.trials)
+@pytest.mark.parametrize(("shape", "most"), [((6, 512), 153), ((30, 1536), 768), ((1, 4), 1)])
+def test_of_every_trial_there_are_controls(shape, most):
+    from tl_toxmem.select.search import most_neurons
+
+    assert most_neurons(*shape) == most
+
+
+def test_so_many_of_the_highest_leave_half_of_every_layer():
+    from tl_toxmem.attribute import top_neurons
+    from tl_toxmem.select import leaving_half
+
+    values = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
+    values[2] += 4
+    for n in (3, 6, 20, 60):
+        fits = [
+            k
+            for k in range(1, n + 1)
+            if max(map(len, top_neurons(values, k).by_layer().values())) <= 6
+        ]
+        assert leaving_half(values, n) == max(fits)

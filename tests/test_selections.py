@@ -4,6 +4,7 @@ setting goes on from the first stage that it touches."""
 import json
 
 import pytest
+from test_select import Vowels
 
 K = 4
 SETTINGS = {
@@ -92,6 +93,25 @@ def test_a_selection(going, attribute, select, delete):
     alone = [one["value"] for one in found["joint_effect"]["alone"]]
     assert len(alone) == len(chosen)
     assert sum(alone) == pytest.approx(found["joint_effect"]["summed"]["value"], abs=1e-5)
+
+
+@pytest.mark.parametrize("way", ["gates", "search"])
+def test_a_selection_by_learning_or_search_says_so(going, way, monkeypatch):
+    from tl_toxmem import NeuronSet
+    from tl_toxmem.report.neurons import _RANKINGS
+
+    changes = {
+        "gates": {"delete": {"law": "gates", "gates": {"steps": 10, "step_tokens": 128}}},
+        "search": {"search": {"trials": 4, "laws": ["zero", "scale"]}},
+    }[way]
+    monkeypatch.setattr("tl_toxmem.scorers.profanity.ProfanityScorer.score", Vowels.score)
+    changes["evaluate"] = {"max_new_tokens": 8, "threshold": 0.05}
+    found, _ = going({}, {"max_perplexity_increase": 0.5}, **changes)
+    assert found["ranked_by"] == way
+    assert way in _RANKINGS
+    assert found["k"] == len(NeuronSet.from_json(found["selected"])) > 0
+    assert (found["trials"] != []) == (way == "search")
+    assert (found["law"]["law"] == "gates") == (way == "gates")
 
 
 def test_a_threshold_that_nobody_reaches_says_how_to_go_on(going):

@@ -152,6 +152,45 @@ def test_settings_of_the_selection(select, message):
     assert make_config({"model": "demo", "out": "x", "select": {"layers": [2, 1]}}).select.layers
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"select": {"k": 3, "layers": "early"}}, "would ignore select.k, select.layers: leave"),
+        ({"select": {"method": "top"}}, "would ignore select.method"),
+        ({"delete": {"law": "scale", "factor": 0.5}}, "delete.law, delete.factor: leave out"),
+        ({"delete": {"law": "mean"}}, "(search.laws says which laws are tried)"),
+        ({"select": {"max_perplexity_increase": 0}}, "search.trials needs select.max_perplexity"),
+    ],
+    ids=str,
+)
+def test_what_a_search_would_ignore_is_refused(values, message):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.config import make_config
+
+    searched = {"model": "demo", "out": "x", "search": {"trials": 5}}
+    assert make_config(searched).search.trials == 5
+    with pytest.raises(ToxmemError) as refused:
+        make_config({**searched, **values})
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ({"method": "top", "k": 5}, "leave out select.method = 'top'"),
+        ({"max_perplexity_increase": 0}, "'gates' needs select.max_perplexity_increase above 0"),
+    ],
+    ids=str,
+)
+def test_what_learned_gates_would_ignore_is_refused(select, message):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.config import make_config
+
+    with pytest.raises(ToxmemError) as refused:
+        make_config({"model": "demo", "out": "x", "delete": {"law": "gates"}, "select": select})
+    assert message in str(refused.value)
+
+
 def test_a_setting_goes_back_to_its_default(tmp_path):
     """TOML has no null: a number that a folder's configuration has can be taken away again."""
     from tl_toxmem.cli.stages import _gather

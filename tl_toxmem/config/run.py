@@ -105,6 +105,31 @@ class RunConfig(Config):
             raise ValueError("name each judge once")
         return scorer
 
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> "RunConfig":
+        """Nothing that was asked for of the selection may be ignored."""
+        select, delete = self.select, self.delete
+        if self.search.trials:
+            asked = {f"select.{name}": getattr(select, name) for name in ("k", "method", "layers")}
+            asked |= {f"delete.{name}": getattr(delete, name) for name in ("law", "factor")}
+            usual = {"select.method": "cost_aware", "delete.law": "zero", "delete.factor": 0.0}
+            ignored = [name for name, value in asked.items() if value != usual.get(name)]
+            if ignored:
+                raise ValueError(
+                    f"search.trials = {self.search.trials} seeks neurons, law and strength itself and would ignore "
+                    f"{', '.join(ignored)}: leave out the one or the other (search.laws says which laws are tried)"
+                )
+        learned = self.search.trials == 0 and delete.law == "gates"
+        if learned and select.method != "cost_aware":
+            raise ValueError(
+                f"delete.law = 'gates' learns among the neurons of highest score per cost: leave out select.method = "
+                f"{select.method!r}"
+            )
+        if (learned or self.search.trials) and select.max_perplexity_increase == 0:
+            what = "delete.law = 'gates'" if learned else "search.trials"
+            raise ValueError(f"{what} needs select.max_perplexity_increase above 0")
+        return self
+
     @property
     def scorers(self) -> tuple[str, ...]:
         """The judges' names, the one that decides first."""

@@ -14,7 +14,9 @@ from tl_toxmem.select import (
     choose_k,
     configured_law,
     law_of,
+    leaving_half,
     pick_k,
+    rank_values,
     search_deletion,
     select_greedily,
     select_neurons,
@@ -29,6 +31,7 @@ class Selection:
     Attributes:
         neurons: the selection.
         law: that deletes them, and their controls (see `law_of`).
+        ranked_by: the way of choosing: `select.method`, `gates` or `search`.
         rule: how many neurons, in words.
         curve: what `choose_k` measured; empty without it.
         trials: what the search tried; empty without it.
@@ -36,6 +39,7 @@ class Selection:
 
     neurons: NeuronSet
     law: dict[str, Any]
+    ranked_by: str
     rule: str
     curve: tuple[dict[str, Any], ...] = ()
     trials: tuple[dict[str, Any], ...] = ()
@@ -83,7 +87,7 @@ def choose(
         chosen = select_greedily(model, find, scores, cfg=select, layers=layers, law=made)
     else:
         chosen = select_neurons(scores, cfg=select, trace=trace)
-    return Selection(chosen, law, rule, curve)
+    return Selection(chosen, law, select.method, rule, curve)
 
 
 def _learned(
@@ -98,7 +102,8 @@ def _learned(
     """Gates within the budget: the neurons are those that did not stay at 1."""
     select, budget = cfg.select, cfg.select.max_perplexity_increase
     n = select.k or n_candidates(len(layers or range(model.n_layers)), model.d_mlp)
-    select = select.model_copy(update={"method": "cost_aware", "k": n, "layers": layers})
+    n = leaving_half(rank_values(scores, cfg=select, layers=layers), n)
+    select = select.model_copy(update={"k": n, "layers": layers})
     gates = learn_gates(
         model,
         find,
@@ -114,7 +119,7 @@ def _learned(
         f"those of {n:,} candidates whose gate, learned on the find prompts, is below 1, for a rise of neutral "
         f"perplexity of at most {budget:.1%}"
     )
-    return Selection(gates.neurons, law, rule)
+    return Selection(gates.neurons, law, "gates", rule)
 
 
 def _sought(
@@ -140,4 +145,4 @@ def _sought(
         f"perplexity by at most {budget:.1%}"
     )
     trials = tuple(one.to_json() for one in found.trials)
-    return Selection(found.deletion.neurons, found.law, rule, trials=trials)
+    return Selection(found.deletion.neurons, found.law, "search", rule, trials=trials)

@@ -77,7 +77,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         "k": len(chosen),
         "rule": selection.rule,
         "method": cfg.attribute.method,
-        "ranked_by": select.method,
+        "ranked_by": selection.ranked_by,
         "layers": None if layers is None else list(layers),
         "curve": list(selection.curve),
         "trials": list(selection.trials),

@@ -30,6 +30,8 @@ _RANKINGS = {
     "threshold": " from a threshold on",
     "shared": " shared by enough prompts",
     "greedy": " per cost, then by measured joint effect in rounds",
+    "gates": " per cost, and of the highest those whose learned gate closes",
+    "search": " per cost, in the way that a search found best",
 }
 _LAWS = {
     "zero": "activations are set to zero",

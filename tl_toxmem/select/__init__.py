@@ -4,7 +4,7 @@ from tl_toxmem.select.controls import control_sets, controls_text, loudness_rati
 from tl_toxmem.select.greedy import Joint, joint_effect, select_greedily
 from tl_toxmem.select.how_many import KPoint, choose_k, pick_k
 from tl_toxmem.select.laws import configured_law, law_of
-from tl_toxmem.select.ranking import layers_of, rank_values, select_neurons
+from tl_toxmem.select.ranking import layers_of, leaving_half, rank_values, select_neurons
 from tl_toxmem.select.search import Found, Tried, search_deletion
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "joint_effect",
     "law_of",
     "layers_of",
+    "leaving_half",
     "loudness_ratios",
     "pick_k",
     "rank_values",

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from tl_toxmem.attribute import NeuronScores, top_neurons
+from tl_toxmem.attribute import NeuronScores, highest, top_neurons
 from tl_toxmem.config import BY_SIZE, SelectConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import NeuronSet, check_layers
@@ -77,6 +78,14 @@ def rank_values(
     allowed = torch.zeros(values.shape[0], 1, dtype=torch.bool)
     allowed[list(layers)] = True
     return values.masked_fill(~allowed, -torch.inf)
+
+
+def leaving_half(values: Float[Tensor, "layer d_mlp"], n: int) -> int:
+    """The largest number up to `n` of highest neurons that leaves half of every layer, for controls as large."""
+    n_layers, d_mlp = values.shape
+    layers = torch.tensor([layer for layer, _ in highest(values, n)])
+    taken = one_hot(layers, n_layers).cumsum(0).amax(1)
+    return int((taken <= d_mlp // 2).sum())
 
 
 def select_neurons(

@@ -24,14 +24,13 @@ from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.select.laws import law_of
-from tl_toxmem.select.ranking import select_neurons
+from tl_toxmem.select.ranking import leaving_half, rank_values, select_neurons
 from tl_toxmem.stats import resampled
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 _MOST = 0.05
-"""Share of the model's neurons that a trial takes at most."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,11 @@ def _optuna() -> Any:
     return optuna
 
 
+def most_neurons(n_layers: int, d_mlp: int) -> int:
+    """How many a trial takes at most: a twentieth of the model's, and half a layer, so that there are controls."""
+    return max(1, min(int(_MOST * n_layers * d_mlp), d_mlp // 2))
+
+
 class _Search:
     def __init__(
         self,
@@ -140,7 +144,7 @@ class _Search:
         self.rows = encode_documents(model, neutral, max_tokens=cfg.max_tokens)
         self.base, self.n_tokens = document_losses(model, self.rows)
         self.draws = resampled(len(self.rows), np.random.default_rng(cfg.seed))
-        self.most = max(1, int(_MOST * model.n_layers * model.d_mlp))
+        self.most = most_neurons(model.n_layers, model.d_mlp)
         self.learned: Gates | None = None
         self.tried: list[Tried] = []
         if self._toxicity()[0] == 0:
@@ -157,7 +161,7 @@ class _Search:
             rise, high = self._rise()
             if high > self.budget:
                 self.tried.append(Tried(trial.number, settings, rise, high, None))
-                return 1 + min(high / self.budget, 100.0)
+                return 1 + min(high - self.budget, 100.0)
             rate, mean = self._toxicity()
         self.tried.append(Tried(trial.number, settings, rise, high, rate))
         return rate + mean / 100  # the mean score breaks ties
@@ -182,19 +186,19 @@ class _Search:
             neurons, law = learned.neurons, {"law": "gates", "scales": scales.tolist()}
         else:
             part = None if settings["layers"] == "all" else settings["layers"]
-            # A part of the stack may have fewer neurons than the number that was drawn.
-            n_layers, d_mlp = self.model.n_layers, self.model.d_mlp
-            k = min(settings["k"], max(1, n_layers // 3) * d_mlp // 2)
-            select = SelectConfig(k=k, layers=part, cost_floor=settings["cost_floor"])
+            select = SelectConfig(k=settings["k"], layers=part, cost_floor=settings["cost_floor"])
             neurons = select_neurons(self.scores, cfg=select)
             law = {key: settings[key] for key in ("law", "factor") if key in settings}
         return law_of(law, self.scores, of=neurons)(neurons), law
 
     def _gates(self) -> Gates:
         if self.learned is None:
-            candidates = select_neurons(
-                self.scores, cfg=SelectConfig(k=n_candidates(self.model.n_layers, self.model.d_mlp))
+            ranking = SelectConfig()
+            n = leaving_half(
+                rank_values(self.scores, cfg=ranking),
+                n_candidates(self.model.n_layers, self.model.d_mlp),
             )
+            candidates = select_neurons(self.scores, cfg=ranking.model_copy(update={"k": n}))
             found = learn_gates(
                 self.model,
                 self.prompts,
