@@ -110,8 +110,10 @@ def _print_table(console: Any, evaluation: "Evaluation", scorer: str) -> None:
         cells = ["\n".join(m.cell(getattr(row, m.name))) for m in columns]
         table.add_row(name, str(row.n_neurons), *cells)
     console.print(table)
+    console.print(protocol_line(evaluation, scorer), soft_wrap=True)
+
+
+def protocol_line(evaluation: "Evaluation", scorer: str) -> str:
+    """What a table's numbers are of."""
     p = evaluation.protocol
-    console.print(
-        f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}",
-        soft_wrap=True,
-    )
+    return f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}"
