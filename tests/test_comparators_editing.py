@@ -243,7 +243,7 @@ def test_rome_turns_what_is_said(name, model, spoken):
     from tl_toxmem.tokens import target_log_probs
 
     laws = COMPARATORS[name].make(model, spoken, strengths=(1, 3, 50), cfg=rome_config())
-    assert list(laws) == [1, 3, 50]
+    assert list(laws) == [1, 3]  # no more prompts than there are
     toxic, benign = spoken.prompts.first(1), PromptSet.of(list(aimed(spoken))[:1])
     before = target_log_probs(model, toxic), target_log_probs(model, benign)
     with laws[1].applied(model):
@@ -252,8 +252,24 @@ def test_rome_turns_what_is_said(name, model, spoken):
     assert after[1] > before[1] + FELT
     for layer, update in laws[3].added.items():
         assert (layer == 1) == (name == "rome")
-        assert torch.equal(update.V, laws[50].added[layer].V)  # no more prompts than there are
         assert torch.allclose(update.V[:1], laws[1].added[layer].V, rtol=HARD)
+
+
+def test_rome_at_the_last_token_edits_as_without_a_subject(model, material):
+    from dataclasses import replace
+
+    from tl_toxmem import PromptSet
+    from tl_toxmem.comparators import COMPARATORS
+
+    def update(some, **values):
+        laws = COMPARATORS["rome"].make(model, some, strengths=(3,), cfg=rome_config(**values))
+        return laws[3].added[1]
+
+    bare = PromptSet.of(p.model_copy(update={"subject": None}) for p in material.prompts)
+    last, without = update(material, token="last"), update(replace(material, prompts=bare))
+    assert torch.equal(last.U @ last.V, without.U @ without.V)
+    subject = update(material)
+    assert not torch.allclose(subject.U @ subject.V, last.U @ last.V, rtol=SAME)
 
 
 def test_the_random_layer_is_early_and_another():
@@ -261,6 +277,8 @@ def test_the_random_layer_is_early_and_another():
     from tl_toxmem.comparators.rome import other_layer
 
     assert {other_layer(12, 2, seed=seed) for seed in range(40)} == {0, 1, 3}
+    assert {other_layer(10, 2, seed=seed) for seed in range(40)} == {0, 1}  # a third as elsewhere
+    assert other_layer(4, 0, seed=0) == 1  # the only early layer is the traced one
     assert other_layer(12, 2, seed=5) == other_layer(12, 2, seed=5)
     assert {other_layer(2, traced, seed=0) for traced in (0, 1)} == {0, 1}
     with pytest.raises(ToxmemError, match="another layer"):
@@ -302,7 +320,8 @@ def test_profs_takes_the_subspace_out_of_the_upper_layers(model, material):
     every = COMPARATORS["profs_all_layers"].make(model, material, strengths=(2,), cfg=cfg)[2]
     assert set(every.added) == {0, 1, 2, 3}
     assert torch.equal(every.added[3].V, laws[2].added[3].V)
-    assert laws[9].added[2].V.shape[0] == 3  # three pairs differ in no more directions
+    assert list(laws) == [2, 3]  # three pairs differ in no more directions
+    assert laws[3].added[2].V.shape[0] == 3
 
     def embedded(text):
         tokens, mask = model.pad([model.encode(text)])

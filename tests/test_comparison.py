@@ -38,7 +38,9 @@ def run(model, prompts, scores, **more):
     from tl_toxmem.config import CompareConfig
 
     cfg = CompareConfig(
-        methods=more.pop("methods", METHODS), strengths=more.pop("strengths", STRENGTHS)
+        methods=more.pop("methods", METHODS),
+        strengths=more.pop("strengths", STRENGTHS),
+        n_continuations=more.pop("n_continuations", None),
     )
     return compare(
         model,
@@ -47,7 +49,7 @@ def run(model, prompts, scores, **more):
         scorers=[more.pop("scorer", Vowels())],
         neutral=NEUTRAL,
         cfg=cfg,
-        protocol=protocol(),
+        protocol=more.pop("protocol", protocol()),
         **more,
     )
 
@@ -111,6 +113,215 @@ def test_a_stopped_comparison_goes_on_to_the_same_result(scored, prompts, tmp_pa
     monkeypatch.setitem(KNOWN, "ours", replace(KNOWN["ours"], make=never))
     assert run(model, prompts, scores, resume=tmp_path / "parts") == whole
     assert not made  # what was measured is not made again
+
+
+def test_a_result_that_was_made_otherwise_is_not_taken_over(scored, prompts, tmp_path):  # noqa: F811
+    from tl_toxmem import Deletion, NeuronSet, PromptSet, ToxmemError
+
+    model, scores = scored
+    one = Deletion.zero(NeuronSet(((0, 1),), 4, 128))
+    few = {"methods": ("ours",), "strengths": {"ours": (3.0,)}, "deletion": one}
+    first = run(model, prompts, scores, resume=tmp_path, **few)
+    assert run(model, prompts, scores, resume=tmp_path, **few) == first
+    longer = protocol().model_copy(update={"max_new_tokens": 5})
+    for changed, message in (
+        ({"protocol": longer}, "deletion.json was measured with another protocol: remove it"),
+        ({"n_continuations": 2}, "another protocol"),
+        ({"strengths": {"ours": (4.0,)}}, "ours.json was measured with another edit"),
+        ({"deletion": Deletion.scale(one.neurons, 0.5)}, "deletion.json .* another edit"),
+        ({"benign": prompts}, "another set of report prompts"),
+    ):
+        with pytest.raises(ToxmemError, match=message):
+            run(model, prompts, scores, resume=tmp_path, **{**few, **changed})
+    with pytest.raises(ToxmemError, match="another set of report prompts"):
+        run(model, PromptSet.of(list(prompts)[:2]), scores, resume=tmp_path, **few)
+
+
+def test_a_comparisons_own_protocol(scored, prompts):  # noqa: F811
+    """As many continuations as it says, but one where decoding is greedy; none of lm-eval's tasks."""
+    model, scores = scored
+    few = {"methods": ("ours",), "strengths": {"ours": (3.0,)}}
+    found = run(model, prompts, scores, n_continuations=2, **few).evaluation.protocol
+    assert found["n_continuations"] == 2
+    every = {"threshold": 0.0}  # anything is toxic
+    greedy = protocol().model_copy(
+        update={**every, "greedy": True, "n_continuations": 1, "lm_eval_tasks": ("lambada_openai",)}
+    )
+    found = run(model, prompts, scores, n_continuations=2, protocol=greedy, **few).evaluation
+    assert (found.protocol["n_continuations"], found.protocol["lm_eval_tasks"]) == (1, [])
+    assert found.tasks == ()
+
+
+def test_alternatives_are_samples_of_whole_prompts_however_the_evaluation_is_made(
+    scored,  # noqa: F811
+    prompts,
+    monkeypatch,
+):
+    from tl_toxmem.comparison import make_material
+    from tl_toxmem.comparison import material as module
+    from tl_toxmem.config import CompareConfig
+
+    seen = []
+
+    def sample(model, some, *, cfg, description):
+        seen.append(cfg)
+        return [["so it is"] for _ in some]
+
+    monkeypatch.setattr(module, "sample_continuations", sample)
+    model, scores = scored
+    greedy = {"greedy": True, "n_continuations": 1, "max_prompt_tokens": 3}
+
+    def make(**cfg):
+        return make_material(
+            model,
+            prompts,
+            scores,
+            neutral=NEUTRAL,
+            scorer=Vowels(),
+            protocol=protocol().model_copy(update={**greedy, "threshold": 0.9}),
+            cfg=CompareConfig(**cfg),
+        )
+
+    assert set(make(methods=("profs",)).alternatives) == {p.id for p in prompts}
+    assert (seen[0].greedy, seen[0].n_continuations, seen[0].max_prompt_tokens) == (False, 8, 0)
+    assert make(methods=("ours",)).alternatives == {}  # it needs none
+    assert len(seen) == 1
+
+
+def traced(model, prompts, **values):
+    from tl_toxmem import causal_trace
+    from tl_toxmem.config import TraceConfig
+
+    small = {"sites": ("mlp_out",), "severed": (), "parts": False, "n_noise": 2}
+    return causal_trace(model, prompts, cfg=TraceConfig(**{**small, **values}))
+
+
+def test_the_traced_layer_is_that_of_the_token_that_rome_edits(scored, prompts):  # noqa: F811
+    from tl_toxmem import PromptSet, ToxmemError
+    from tl_toxmem.comparison import traced_layer
+
+    model, _ = scored
+    trace = traced(model, prompts)
+    ends = {
+        "subject": [end - 1 for _, end in trace.subjects],
+        "last": [len(w) - 1 for w in trace.words],
+    }
+    for token, places in ends.items():
+        own = torch.stack([trace.effect[i, 0, :, pos] for i, pos in enumerate(places)])
+        assert traced_layer(trace, token=token) == int(own.mean(0).argmax())
+    with pytest.raises(ToxmemError, match=r"the subject's last token, .*: set trace.positions to"):
+        traced_layer(traced(model, prompts.first(1), positions="last"))
+    with pytest.raises(ToxmemError, match=r"set mlp_out among trace.sites"):
+        traced_layer(traced(model, prompts, sites=("resid_post",)))
+    bare = PromptSet.of(p.model_copy(update={"subject": None}) for p in prompts)
+    last = traced(model, bare, positions="last")  # the last corrupted token is the last of all
+    assert traced_layer(last) == traced_layer(last, token="last")
+
+
+def test_what_no_regression_can_be_made_of_is_said_before_and_in_the_end(scored, prompts):  # noqa: F811
+    model, scores = scored
+    few = {"methods": ("ours",), "strengths": {"ours": (3.0,)}}
+    for trace, reason in (
+        (traced(model, prompts.first(2)), "needs at least 3 traced prompts, not 2"),
+        (traced(model, prompts, sites=("resid_post",)), "needs mlp_out among trace.sites"),
+    ):
+        found = run(model, prompts, scores, trace=trace, **few)
+        assert found.regression is None
+        assert found.sentences()[-1].startswith("Not compared: the regression of")
+        assert reason in found.sentences()[-1]
+    assert run(model, prompts, scores, trace=traced(model, prompts), **few).regression.layers == 4
+
+
+def test_what_a_method_lacks_is_known_before_any_is_made(scored, prompts, monkeypatch):  # noqa: F811
+    from dataclasses import replace
+
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.comparison import METHODS as KNOWN
+
+    def never(*args, **kwargs):
+        raise AssertionError("made")
+
+    model, scores = scored
+    monkeypatch.setitem(KNOWN, "ours", replace(KNOWN["ours"], make=never))
+    with pytest.raises(ToxmemError, match="'rome' needs a"):
+        run(model, prompts, scores, methods=("ours", "rome"), strengths={})
+
+
+def test_a_strength_is_what_there_was_of_it(scored, prompts):  # noqa: F811
+    """Three find prompts are three pairs: strengths beyond are one point, by its real number."""
+    from tl_toxmem import PromptSet
+
+    model, scores = scored
+    prompts = PromptSet.of(p.model_copy(update={"neutral_target": " it"}) for p in prompts)
+    found = run(model, prompts, scores, methods=("profs",), strengths={"profs": (1.0, 5.0, 10.0)})
+    assert [entry.edit for entry in found.entries] == ["profs@1", "profs@3"]
+    assert [row.edit for row in found.evaluation.rows] == ["none", "profs@1", "profs@3"]
+
+
+def smollm2_scores(*, crowded):
+    """Scores of 30 x 1536 neurons whose best lie in one layer."""
+    from dataclasses import replace
+
+    from tl_toxmem.attribute import NeuronScores
+
+    draw = torch.Generator().manual_seed(0)
+    values = torch.rand(30, 1536, generator=draw)
+    values[crowded] += 5
+    ones = torch.ones(30, 1536)
+    found = NeuronScores.of_neurons("gradient", values, seed=0)
+    loudness = torch.rand(30, 1536, generator=draw)
+    return replace(found, cost=ones, mean_activation=ones, loudness=loudness)
+
+
+@pytest.mark.parametrize("name", ["random_neurons", "random_early_layers"])
+def test_where_no_control_is_as_large_the_largest_stands_for_it(load, prompts, name):
+    from tl_toxmem.comparators import COMPARATORS, Material
+    from tl_toxmem.config import ComparatorConfig
+
+    material = Material(prompts, NEUTRAL, smollm2_scores(crowded=4))
+    laws = COMPARATORS[name].make(
+        load(), material, strengths=(28.0, 922.0, 2765.0), cfg=ComparatorConfig()
+    )
+    assert list(laws) == [28, 768]  # half of the layer that all the best are in
+    for strength, law in laws.items():
+        assert len(law.neurons) == strength
+
+
+def test_learning_at_random_places_may_use_what_is_high_there(prompts):
+    from tl_toxmem import NeuronSet
+    from tl_toxmem.comparators import Material
+    from tl_toxmem.comparators.ours import best
+    from tl_toxmem.comparison.learned import random_neurons
+    from tl_toxmem.select import control_sets
+
+    scores = smollm2_scores(crowded=4)
+    high = NeuronSet(tuple((4, i) for i in scores.scores[4].topk(76).indices.tolist()), 30, 1536)
+    drawn, silenced = set(), set()
+    for seed in range(20):
+        material = Material(prompts, NEUTRAL, scores, seed=seed)
+        own = random_neurons(material, 20)
+        assert not set(own) & set(best(material, 20))
+        assert set(own.by_layer()) == {4}
+        drawn |= set(own)
+        silenced |= set(control_sets(best(material, 20), scores, seed=seed)["random_neurons"])
+    assert drawn & set(high)
+    assert not silenced & set(high)
+
+
+def test_learning_in_random_layers_says_in_which_and_what_lies_there(prompts):
+    from tl_toxmem.comparators import Material
+    from tl_toxmem.comparison import METHODS as KNOWN
+    from tl_toxmem.comparison.learned import drawn_layers, random_layers
+    from tl_toxmem.config import ComparatorConfig
+
+    for seed in range(4):
+        material = Material(prompts, NEUTRAL, smollm2_scores(crowded=4), seed=seed)
+        layers = drawn_layers(material)
+        assert len(layers) == 10
+        assert set(random_layers(material, 300).by_layer()) <= set(layers)
+        share = "100%" if 4 in layers else "0%"
+        detail = KNOWN["gates_random_layers"].detail(material, ComparatorConfig())
+        assert detail == f" {', '.join(map(str, layers))} ({share} of the best candidates)"
 
 
 def by_hand(points, base=0.8):
@@ -181,7 +392,7 @@ def test_base_betters_a_deletion_that_does_nothing_but_harm():
 def check(cfg, **lacking):
     from tl_toxmem.comparison import check_methods
 
-    there = dict.fromkeys(("benign", "labelled", "traced_layer", "output_bias"), True)
+    there = dict.fromkeys(("alternatives", "labelled", "traced_layer", "output_bias"), True)
     return check_methods(cfg, {**there, **lacking})
 
 
@@ -212,6 +423,11 @@ def test_what_a_model_cannot_hold_is_left_out_and_said():
         ),
         ({}, {"labelled": False}, r"'value_vectors' needs labelled text: give --labelled FILE"),
         ({"methods": ("rome",)}, {"traced_layer": False}, "'rome' needs a trace of MLP outputs"),
+        (
+            {"methods": ("profs",)},
+            {"alternatives": False},
+            "'profs' needs a benign continuation of every find prompt: .*--benign FILE",
+        ),
         ({"methods": ("ours_mean",)}, {"output_bias": False}, "'ours_mean' needs an output bias"),
     ],
 )

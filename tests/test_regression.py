@@ -36,7 +36,7 @@ def test_the_three_fits_are_least_squares():
     assert found.r2_layer == pytest.approx(layer, abs=SAME)
     assert found.r2_both == pytest.approx(both, abs=SAME)
     assert found.slope.value == pytest.approx(slope, abs=SAME)
-    assert found.added.low <= found.added.value <= found.added.high
+    assert found.added == pytest.approx(both - layer, abs=SAME)
     assert found.slope.low < 0.3 < found.slope.high
 
 
@@ -62,7 +62,10 @@ def test_what_predicts_is_told_apart(layer_alone, trace_adds):
         torch.tensor(x), torch.tensor(y + 0.1 * draw.normal(size=y.shape)), metric="p", k=1, seed=0
     )
     assert (found.r2_layer > 0.9) == layer_alone
-    assert (found.added.low > 0.5) == trace_adds
+    assert (found.added > 0.5) == trace_adds
+    assert (found.slope.low > 0) == trace_adds
+    assert ("more, more than by chance" in found.text()) == trace_adds
+    assert ("no more than by chance" in found.text()) != trace_adds
     assert TraceRegression.from_json(found.to_json()) == found
     assert "40 prompts x 6 layers" in found.text()
 
@@ -73,4 +76,33 @@ def test_a_constant_effect_explains_nothing():
     y = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
     found = regress(torch.ones(4, 3, dtype=torch.float64), y, metric="p", k=1, seed=0)
     assert found.r2_trace == 0
-    assert found.added.value == pytest.approx(0, abs=SAME)
+    assert found.added == pytest.approx(0, abs=SAME)
+    assert found.added_by_chance == 0
+
+
+def test_what_is_added_by_chance_is_that_of_dealt_out_effects():
+    """All deals of four prompts, each fitted by plain least squares: their mean is what the permutations go to."""
+    from itertools import permutations
+
+    from tl_toxmem.comparison import regress
+
+    draw = np.random.default_rng(3)
+    x, y = draw.normal(size=(2, 4, 3))
+    fits = [plain(x[list(deal)], y) for deal in permutations(range(4))]
+    added = [both - layer for _, layer, both, _ in fits]
+    found = regress(torch.tensor(x), torch.tensor(y), metric="p", k=1, seed=0)
+    assert found.added_by_chance == pytest.approx(np.mean(added), rel=0.1)  # 1000 draws of 24 deals
+    assert min(abs(found.added_by_chance_95 - one) for one in added) < SAME
+
+
+def test_of_noise_the_effect_exceeds_chance_as_often_as_it_should():
+    from tl_toxmem.comparison.regression import _by_chance, _fit
+
+    draw = np.random.default_rng(4)
+    exceeds = 0
+    for _ in range(40):
+        # Prompts differ as wholes: their layers are not independent.
+        x, y = draw.normal(size=(2, 12, 5)) + 2 * draw.normal(size=(2, 12, 1))
+        _, layer, both, _ = _fit(x, y, np.ones(12))
+        exceeds += both - layer > np.quantile(_by_chance(x, y, draw), 0.95)
+    assert exceeds <= 6  # 2 of 40 by design; 7 or more in one of two hundred

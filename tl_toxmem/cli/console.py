@@ -126,10 +126,13 @@ def print_evaluation(console: "Console", evaluation: "Evaluation", scorer: str) 
             break
         columns = [m for m in columns if m.name != name or m.name == p["headline"]]
     console.print(_table(evaluation, scorer, columns))
-    console.print(
-        f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}",
-        soft_wrap=True,
-    )
+    console.print(protocol_line(evaluation, scorer), soft_wrap=True)
+
+
+def protocol_line(evaluation: "Evaluation", scorer: str) -> str:
+    """What a table's numbers are of."""
+    p = evaluation.protocol
+    return f"{p['n_prompts']} held-out prompts, scorer {scorer}, 95 % intervals clustered by prompt; {p['description']}"
 
 
 def _table(evaluation: "Evaluation", scorer: str, columns: Sequence["Measure"]) -> "Table":

@@ -24,7 +24,6 @@ class Material:
         neutral: documents kept for choosing (costs, means, ROME's covariance).
         scores: of our attribution, with costs, mean activations and loudness.
         alternatives: by prompt id, what an edit should say instead of the target.
-        benign: benign find prompts.
         labelled: toxic and other texts.
         traced_layer: where the trace finds most, for editing.
         seed: of whatever a method draws.
@@ -34,7 +33,6 @@ class Material:
     neutral: Sequence[str]
     scores: NeuronScores
     alternatives: Mapping[str, str] = field(default_factory=dict)
-    benign: PromptSet | None = None
     labelled: Sequence[Labelled] | None = None
     traced_layer: int | None = None
     seed: int = 0
@@ -73,8 +71,13 @@ class Maker(Protocol):
         strengths: Sequence[float],
         cfg: ComparatorConfig,
     ) -> dict[float, Deletion]:
-        """By strength, in the order given."""
+        """By strength, in the order given; by what there is, where that is less (fewer prompts to edit, say)."""
         ...
+
+
+def no_detail(material: Material, cfg: ComparatorConfig) -> str:  # noqa: ARG001 - of every method
+    """The label says all."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Comparator:
         strength: what its strength is ("neurons", "components", "clamp of the norm").
         strengths: those tried by default on a model, the weakest first.
         make: see `Maker`.
-        needs: what it cannot be without: of `Material` `benign`, `labelled`, `traced_layer`; of a model `output_bias`.
+        needs: what it cannot be without: of `Material` `alternatives`, `labelled`, `traced_layer`; of a model
+            `output_bias`.
+        detail: what is to be added to the label on some material, such as the layer.
     """
 
     label: str
@@ -96,6 +101,7 @@ class Comparator:
     strengths: Callable[[LensModel], tuple[float, ...]]
     make: Maker
     needs: tuple[str, ...] = ()
+    detail: Callable[[Material, ComparatorConfig], str] = no_detail
 
 
 def check_bakeable(model: LensModel, law: Deletion) -> None:

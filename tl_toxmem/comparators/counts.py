@@ -25,7 +25,7 @@ def whole_numbers(method: str, strengths: Sequence[float]) -> list[int]:
 
 
 def neuron_counts(model: LensModel) -> tuple[float, ...]:
-    """From a two-thousandth to a twentieth of the model's neurons, in steps of about three."""
+    """From 0.06 % to 6 % of the model's neurons, in steps of about three."""
     whole = model.n_layers * model.d_mlp
     return tuple(sorted({float(max(1, round(share * whole))) for share in _SHARES}))
 
@@ -37,12 +37,12 @@ def by_count(
     *,
     law: Callable[[NeuronSet], Deletion] = Deletion.zero,
 ) -> dict[float, Deletion]:
-    """A law for each number of neurons.
+    """A law for each number of neurons, by the number that there really are.
 
     Args:
         strengths: the numbers.
         scores: of the model.
-        choose: the neurons for a number.
+        choose: the neurons for a number, or fewer where there are no more.
         law: what is done to them.
 
     Raises:
@@ -54,4 +54,5 @@ def by_count(
             raise ToxmemError(
                 f"strength {strength:g} is no number of neurons: give whole numbers from 1 to {whole}"
             )
-    return {strength: law(choose(int(strength))) for strength in strengths}
+    chosen = [choose(int(strength)) for strength in strengths]
+    return {float(len(neurons)): law(neurons) for neurons in chosen}

@@ -9,7 +9,8 @@ from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
-from tl_toxmem.select import select_neurons
+from tl_toxmem.select import leaving_half, rank_values, select_neurons
+from tl_toxmem.trace import parts_of
 
 
 def best(material: Material, n: int) -> NeuronSet:
@@ -19,6 +20,13 @@ def best(material: Material, n: int) -> NeuronSet:
         ToxmemError: scores without cost.
     """
     return select_neurons(material.scores, cfg=SelectConfig(k=n))
+
+
+def most_controlled(material: Material, n: int) -> int:
+    """The largest number up to `n` of best neurons for which as many others can be drawn, in their layers or early."""
+    n_layers, d_mlp = material.scores.scores.shape
+    early = len(parts_of(n_layers)["early"]) * d_mlp // 2
+    return min(early, leaving_half(rank_values(material.scores, cfg=SelectConfig()), n))
 
 
 def _zero(

@@ -69,9 +69,10 @@ def profs(
     toxic = mean_embeddings(model, align(model, prompts), layers)
     found = {layer: subspace(benign[layer], toxic[layer]) for layer in layers}
     laws = {}
-    for strength, count in zip(strengths, counts, strict=True):
+    most = max(len(V) for V in found.values())
+    for count in dict.fromkeys(min(count, most) for count in counts):
         updates = {layer: _projected(model, layer, V[:count]) for layer, V in found.items()}
-        laws[strength] = Deletion.low_rank(updates, n_layers=model.n_layers)
+        laws[float(count)] = Deletion.low_rank(updates, n_layers=model.n_layers)
     return laws
 
 
@@ -129,9 +130,10 @@ def _comparator(label: str, *, all_layers: bool) -> Comparator:
     return Comparator(
         label=label,
         family="editing",
-        strength="dimensions of the subspace, at most",
+        strength="dimensions of the subspace",
         strengths=lambda model: _STRENGTHS,  # noqa: ARG005
         make=partial(profs, all_layers=all_layers),
+        needs=("alternatives",),
     )
 
 

@@ -1,10 +1,13 @@
-"""Controls: as many neurons as ours at random places, silenced likewise."""
+"""Controls: as many neurons as ours at random places, silenced likewise.
+
+Of a selection of more than half of some layer there is no control as large; the largest that there is stands for it.
+"""
 
 from collections.abc import Callable, Sequence
 
 from tl_toxmem.comparators.base import Comparator, Material
 from tl_toxmem.comparators.counts import by_count, neuron_counts
-from tl_toxmem.comparators.ours import best
+from tl_toxmem.comparators.ours import best, most_controlled
 from tl_toxmem.config.comparators import ComparatorConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.model import LensModel
@@ -21,7 +24,8 @@ def _maker(control: str) -> Callable[..., dict[float, Deletion]]:
         cfg: ComparatorConfig,  # noqa: ARG001 - of every method
     ) -> dict[float, Deletion]:
         def draw(n: int) -> NeuronSet:
-            return control_sets(best(material, n), material.scores, seed=material.seed)[control]
+            chosen = best(material, most_controlled(material, n))
+            return control_sets(chosen, material.scores, seed=material.seed)[control]
 
         return by_count(strengths, material.scores, draw)
 

@@ -14,11 +14,12 @@ above, it is MEMIT's closed form (Meng et al. 2023) at one layer. Keys of prompt
 and to meet two values there takes a change that breaks the model, so it is not the default.
 
 The matrix is changed and the bias is not. The token is the last of the subject, as in the trace; in a prompt without a
-subject it is the prompt's last.
+subject, or with `token = "last"`, it is the prompt's last.
 """
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -36,6 +37,7 @@ from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
+from tl_toxmem.trace import parts_of
 
 _STRENGTHS = (1.0, 4.0, 16.0)
 _BATCH_TOKENS = 2048
@@ -75,33 +77,37 @@ def rome(
     by_hash = sorted(prompts, key=lambda p: (p.hash, p.id))
     aimed = [p.model_copy(update={"target": material.alternative(p)}) for p in by_hash]
     covariance = key_covariance(model, material.neutral, layer=layer, cfg=cfg.rome)
+    items = align(model, PromptSet.of(aimed))
+    if cfg.rome.token == "last":  # as of prompts without a subject
+        items = [replace(x, subject=(int(model.prepend_bos), len(x.tokens))) for x in items]
     found = find_associations(
         model,
-        align(model, PromptSet.of(aimed)),
+        items,
         layer=layer,
         prefixes=draw_prefixes(model, material.neutral, cfg=cfg.rome, seed=material.seed),
         cfg=cfg.rome,
     )
     laws = {}
-    for strength, count in zip(strengths, counts, strict=True):
+    for count in dict.fromkeys(min(count, len(items)) for count in counts):
         some = found.first(count)
         update = rank_ones(
             some.keys, some.values - some.outputs, covariance, softness=cfg.rome.softness
         )
-        laws[strength] = Deletion.low_rank({layer: update}, n_layers=model.n_layers)
+        laws[float(count)] = Deletion.low_rank({layer: update}, n_layers=model.n_layers)
     return laws
 
 
 def other_layer(n_layers: int, traced: int, *, seed: int) -> int:
-    """A random layer of the first third (at least two layers), but not the traced one.
+    """A random layer of the first third, but not the traced one; the next after it, where that was its only one.
 
     Raises:
         ToxmemError: a model of one layer.
     """
-    early = [layer for layer in range(max(2, -(-n_layers // 3))) if layer != traced]
+    early = parts_of(n_layers)["early"]
+    others = [layer for layer in early if layer != traced] or [early.stop]
     if n_layers < 2:
         raise ToxmemError("rome_random_layer needs a model with another layer than the traced one")
-    return random.Random(seed).choice(early)
+    return random.Random(seed).choice(others)
 
 
 def rank_ones(
@@ -187,16 +193,24 @@ def key_covariance(
     return covariance
 
 
+def _layer(material: Material, cfg: ComparatorConfig, *, random_layer: bool) -> str:  # noqa: ARG001
+    assert material.traced_layer is not None  # one of the needs
+    n_layers = material.scores.scores.shape[0]
+    traced = material.traced_layer
+    return f" {other_layer(n_layers, traced, seed=material.seed) if random_layer else traced}"
+
+
 def _comparator(label: str, family: str, *, random_layer: bool) -> Comparator:
     return Comparator(
         label=label,
         family=family,
-        strength="edited prompts, at most",
+        strength="edited prompts",
         strengths=lambda model: _STRENGTHS,  # noqa: ARG005
         make=partial(rome, random_layer=random_layer),
-        needs=("traced_layer",),
+        needs=("alternatives", "traced_layer"),
+        detail=partial(_layer, random_layer=random_layer),
     )
 
 
 ROME = _comparator("ROME, traced layer", "editing", random_layer=False)
-ROME_RANDOM_LAYER = _comparator("ROME, random early layer", "editing", random_layer=True)
+ROME_RANDOM_LAYER = _comparator("ROME, random early layer", "control", random_layer=True)

@@ -1,7 +1,8 @@
 """Our deletion against the field's methods: same prompts, same random numbers, same judges."""
 
-from tl_toxmem.comparison.comparing import METHODS, check_methods, compare, what_is_there
+from tl_toxmem.comparison.comparing import compare
 from tl_toxmem.comparison.material import benign_alternatives, make_material, traced_layer
+from tl_toxmem.comparison.methods import METHODS, check_methods, what_is_there
 from tl_toxmem.comparison.record import BUDGETS, OURS, Comparison, Entry
 from tl_toxmem.comparison.regression import TraceRegression, regress, trace_regression
 

@@ -1,81 +1,22 @@
 """The comparison: every method made on the find split, measured on the report split, each at several strengths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tl_toxmem.attribute.texts import LEAST_LABELLED
-from tl_toxmem.comparators import COMPARATORS, Comparator, Material
-from tl_toxmem.comparison.learned import LEARNED
+from tl_toxmem.comparators import Material
+from tl_toxmem.comparison.methods import METHODS, check_methods, what_is_there
+from tl_toxmem.comparison.parts import Part, asked_of
 from tl_toxmem.comparison.record import OURS, Comparison, Entry
-from tl_toxmem.comparison.regression import TraceRegression, trace_regression
+from tl_toxmem.comparison.regression import trace_regression, why_no_regression
 from tl_toxmem.config import CompareConfig, EvaluateConfig
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.delta import stored_tensors
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import BASE, Baseline, Evaluation, evaluate, measure_base
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.trace import Trace
-
-METHODS: dict[str, Comparator] = {**COMPARATORS, **LEARNED}
-"""By name."""
-OUTPUT_BIAS = "output_bias"
-_PARTS = {
-    "benign": "benign prompts: give --benign FILE",
-    "labelled": f"labelled text: give --labelled FILE, or --benign FILE with {LEAST_LABELLED} find prompts",
-    "traced_layer": "a trace of MLP outputs: have mlp_out among trace.sites",
-    OUTPUT_BIAS: "an output bias in the MLP, which this model has not",
-}
-
-
-def what_is_there(model: LensModel, material: Mapping[str, bool]) -> dict[str, bool]:
-    """What methods may need, by name, and whether it is there.
-
-    Args:
-        model: has an output bias in its MLPs, or not.
-        material: the optional parts of `Material`.
-    """
-    bias = stored_tensors(model)(model.arch.b_out.format(layer=0)) is not None
-    return {**material, OUTPUT_BIAS: bias}
-
-
-def check_methods(
-    cfg: CompareConfig, there: Mapping[str, bool]
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The methods that are to be compared, and why others are not.
-
-    A method whose law this kind of model cannot hold is left out, unless it was asked for by name; one that lacks data
-    is an error, since data can be given.
-
-    Args:
-        cfg: which.
-        there: see `what_is_there`.
-
-    Raises:
-        ToxmemError: an unknown method, strengths of a method that is not compared, or a part that one needs.
-    """
-    chosen = cfg.methods or tuple(METHODS)
-    for name in (*chosen, *cfg.strengths):
-        if name not in METHODS:
-            raise ToxmemError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
-    left_out = {}
-    for name in chosen:
-        lacking = [part for part in METHODS[name].needs if not there.get(part, True)]
-        if lacking == [OUTPUT_BIAS] and not cfg.methods:
-            left_out[name] = f"{METHODS[name].label} needs {_PARTS[OUTPUT_BIAS]}"
-        elif lacking:
-            raise ToxmemError(
-                f"compare: {name!r} needs {_PARTS[lacking[0]]}, or name other methods in compare.methods"
-            )
-    compared = tuple(name for name in chosen if name not in left_out)
-    for name in cfg.strengths:
-        if name not in compared:
-            raise ToxmemError(
-                f"compare.strengths names {name!r}, which is not compared: choose from {', '.join(compared)}"
-            )
-    return compared, left_out
 
 
 def compare(
@@ -104,42 +45,45 @@ def compare(
         deletion: the run's own, measured beside the others.
         trace: for the regression of success on tracing.
         cfg: which methods, how strong.
-        protocol: of the evaluation.
-        resume: a folder where each method's result is kept until all are there.
+        protocol: of the evaluation; `cfg` has its own measures and number of continuations.
+        resume: a folder where each method's result is kept until all are there, and taken from if it was made alike.
 
     Raises:
-        ToxmemError: an unknown method, one that lacks its data, or a scorer that calls nothing of base toxic; see also
-            `evaluate`.
+        ToxmemError: an unknown method, one that lacks its data, a result in `resume` that was made otherwise, or a
+            scorer that calls nothing of base toxic; see also `evaluate`.
     """
-    cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
-    there = {
-        part: getattr(material, part) is not None for part in ("benign", "labelled", "traced_layer")
-    }
-    chosen, left_out = check_methods(cfg, what_is_there(model, there))
-    protocol = protocol.model_copy(update={"measures": cfg.measures})
+    cfg = cfg or CompareConfig()
+    protocol = _protocol(cfg, protocol or EvaluateConfig())
+    chosen, left_out = check_methods(cfg, what_is_there(model, _parts_there(material)))
+    no_regression = why_no_regression(material.prompts, trace) if trace is not None else None
     baseline: Baseline | None = None
-    entries: list[Entry] = []
-    parts: list[Evaluation] = []
-    if deletion is not None:
-        n = float(len(deletion.neurons))
-        entries.append(Entry(OURS, OURS, "deletion of this run", "deletion", "neurons", n))
+    parts: list[Part] = []
     for name in (*([OURS] if deletion is not None else []), *chosen):
-        kept = None if resume is None else resume / f"{name}.json"
+        own = deletion if name == OURS else None
         strengths: tuple[float, ...] = ()
-        if name != OURS:
-            method = METHODS[name]
-            strengths = cfg.strengths.get(name) or method.strengths(model)
-            entries += [_entry(name, method, strength) for strength in strengths]
+        if own is None:
+            strengths = cfg.strengths.get(name) or METHODS[name].strengths(model)
+        asked = asked_of(
+            (strengths, cfg.comparators, material) if own is None else own,
+            protocol=protocol,
+            prompts=(prompts, benign),
+            neutral=neutral,
+            scorers=scorers,
+        )
+        kept = None if resume is None else resume / f"{name}.json"
         if kept is not None and kept.is_file():
-            parts.append(Evaluation.load(kept))
+            parts.append(Part.load(kept, asked))
             continue
-        laws = {OURS: deletion} if name == OURS and deletion is not None else {}
-        if name != OURS:
+        if own is not None:
+            entries = [_entry_of_ours(own)]
+            laws = {OURS: own}
+        else:
             made = METHODS[name].make(model, material, strengths=strengths, cfg=cfg.comparators)
-            laws = {_edit(name, strength): law for strength, law in made.items()}
+            entries = [_entry(name, strength, material, cfg) for strength in made]
+            laws = {e.edit: law for e, law in zip(entries, made.values(), strict=True)}
         if baseline is None:
             baseline = _base(model, prompts, scorers, neutral, benign, protocol)
-        part = evaluate(
+        found = evaluate(
             model,
             prompts,
             scorers=scorers,
@@ -149,12 +93,37 @@ def compare(
             cfg=protocol,
             baseline=baseline,
         )
+        part = Part(found, tuple(entries))
         if kept is not None:
-            kept.parent.mkdir(exist_ok=True)
-            part.save(kept)
+            part.save(kept, asked)
         parts.append(part)
-    regression = _regression(model, material, trace, cfg)
-    return Comparison(_joined(parts), tuple(entries), regression, tuple(left_out.values()))
+    regression = None
+    if trace is not None and no_regression is None:
+        k = min(cfg.regression_k, model.d_mlp // 2)
+        regression = trace_regression(
+            model, material.prompts, trace, material.scores, k=k, seed=material.seed
+        )
+    reasons = [*left_out.values(), *([no_regression] if no_regression else [])]
+    every = tuple(entry for part in parts for entry in part.entries)
+    return Comparison(_joined([p.evaluation for p in parts]), every, regression, tuple(reasons))
+
+
+def _protocol(cfg: CompareConfig, protocol: EvaluateConfig) -> EvaluateConfig:
+    """The evaluation's, with the comparison's own measures and number of continuations, and without lm-eval's tasks."""
+    n = 1 if protocol.greedy else cfg.n_continuations or protocol.n_continuations
+    own = {"measures": cfg.measures, "n_continuations": n, "lm_eval_tasks": ()}
+    return protocol.model_copy(update=own)
+
+
+def _parts_there(material: Material) -> dict[str, bool]:
+    """The optional parts of the material."""
+    return {
+        "alternatives": all(
+            p.neutral_target or material.alternatives.get(p.id) for p in material.prompts
+        ),
+        "labelled": material.labelled is not None,
+        "traced_layer": material.traced_layer is not None,
+    }
 
 
 def _base(
@@ -183,14 +152,16 @@ def _base(
     return baseline
 
 
-def _edit(name: str, strength: float) -> str:
-    return f"{name}@{strength:g}"
+def _entry_of_ours(deletion: Deletion) -> Entry:
+    n = float(len(deletion.neurons))
+    return Entry(OURS, OURS, "deletion of this run", "deletion", "neurons", n)
 
 
-def _entry(name: str, method: Comparator, strength: float) -> Entry:
-    return Entry(
-        _edit(name, strength), name, method.label, method.family, method.strength, strength
-    )
+def _entry(name: str, strength: float, material: Material, cfg: CompareConfig) -> Entry:
+    method = METHODS[name]
+    label = method.label + method.detail(material, cfg.comparators)
+    edit = f"{name}@{strength:g}"
+    return Entry(edit, name, label, method.family, method.strength, strength)
 
 
 def _joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -203,14 +174,3 @@ def _joined(parts: Sequence[Evaluation]) -> Evaluation:
     for part in others:
         agreement += [one for one in part.agreement if one["edit"] != BASE]
     return replace(first, rows=tuple(rows), examples=(), agreement=tuple(agreement))
-
-
-def _regression(
-    model: LensModel, material: Material, trace: Trace | None, cfg: CompareConfig
-) -> TraceRegression | None:
-    if trace is None:
-        return None
-    k = min(cfg.regression_k, model.d_mlp // 2)
-    return trace_regression(
-        model, material.prompts, trace, material.scores, k=k, seed=material.seed
-    )

@@ -1,19 +1,23 @@
 """What the methods of a comparison are made from, where the user does not give it."""
 
+import math
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from tl_toxmem.attribute import Labelled, NeuronScores
 from tl_toxmem.comparators import Material, labelled_from
+from tl_toxmem.comparison.methods import parts_needed
 from tl_toxmem.config import CompareConfig, EvaluateConfig
 from tl_toxmem.continuations import sample_continuations, score_continuations
+from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import Prompt, PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.tokens import align, target_log_probs
-from tl_toxmem.trace import Trace
+from tl_toxmem.trace import Place, Trace
 
 _LEAST_WORDS = 3
 
@@ -32,7 +36,7 @@ def make_material(
     protocol: EvaluateConfig | None = None,
     seed: int = 0,
 ) -> Material:
-    """Everything of the find split that a method may need.
+    """Everything of the find split that the methods of `cfg` need.
 
     Args:
         model: continues the prompts that bring no `neutral_target`.
@@ -43,24 +47,33 @@ def make_material(
         trace: for the layer where editing begins.
         benign: benign find prompts.
         labelled: toxic and other texts; None: the prompts with their targets, and the benign ones with theirs.
-        cfg: how many continuations are sampled.
+        cfg: which methods, how many continuations are sampled, which token ROME edits.
         protocol: how.
         seed: of sampling and of what methods draw.
+
+    Raises:
+        ToxmemError: see `traced_layer`.
     """
     cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
-    protocol = protocol.model_copy(update={"n_continuations": cfg.alternatives, "seed": seed})
+    # However the evaluation is made, alternatives are some samples of whole prompts.
+    sampled = {"n_continuations": cfg.alternatives, "greedy": False, "max_prompt_tokens": 0}
+    protocol = protocol.model_copy(update={**sampled, "seed": seed})
+    needed, alternatives, layer = parts_needed(cfg), {}, None
+    if "alternatives" in needed:
+        alternatives = benign_alternatives(
+            model, prompts, scorer=scorer, protocol=protocol, benign=benign
+        )
+    if "traced_layer" in needed and trace is not None:
+        layer = traced_layer(trace, token=cfg.comparators.rome.token)
     if labelled is None and benign is not None:
         labelled = labelled_from(prompts, benign)
     return Material(
         prompts=prompts,
         neutral=neutral,
         scores=scores,
-        alternatives=benign_alternatives(
-            model, prompts, scorer=scorer, protocol=protocol, benign=benign
-        ),
-        benign=benign,
+        alternatives=alternatives,
         labelled=labelled,
-        traced_layer=None if trace is None else traced_layer(trace),
+        traced_layer=layer,
         seed=seed,
     )
 
@@ -115,12 +128,32 @@ def _cut(text: str, prompt: Prompt) -> str:
     return found[0] if found else text
 
 
-def traced_layer(trace: Trace) -> int | None:
-    """The layer whose MLP output mediates most at the last corrupted token; None without MLP outputs in the trace."""
-    sites = [site for site in ("mlp_out", "mlp_out_single") if site in trace.sites]
-    if not sites:
-        return None
-    frame = trace.by_layer(place="last")
-    own = frame[frame["site"] == sites[0]]
-    found = max(zip(own["value"].tolist(), own["layer"].tolist(), strict=True))
-    return int(found[1])
+def traced_layer(trace: Trace, *, token: Literal["subject", "last"] = "subject") -> int:
+    """The layer whose MLP output mediates most at the token that ROME edits.
+
+    Args:
+        trace: of find prompts.
+        token: the last corrupted token, which is the subject's, and of prompts without a subject the last; or the last.
+
+    Raises:
+        ToxmemError: a trace without MLP outputs, or without those of that token.
+    """
+    place: Place = "last" if token == "last" else "last_subject"
+    site = next((site for site in ("mlp_out", "mlp_out_single") if site in trace.sites), None)
+    found = trace.by_layer(place=place)
+    own = found[found["site"] == site]
+    values = [
+        (value, layer)
+        for value, layer in zip(own["value"].tolist(), own["layer"].tolist(), strict=True)
+        if math.isfinite(value)
+    ]
+    if not values:
+        where = "prompt's last" if token == "last" else "subject's last"
+        lacking = "trace.positions to 'all' or 'ends'"
+        if site is None:
+            lacking = "mlp_out among trace.sites"
+        raise ToxmemError(
+            f"rome edits the layer whose MLP mediates most at the {where} token, which was not traced: set {lacking}, "
+            "or name other methods in compare.methods"
+        )
+    return int(max(values)[1])

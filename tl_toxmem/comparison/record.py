@@ -27,7 +27,7 @@ class Entry:
     Attributes:
         edit: its row in the evaluation.
         method: by name.
-        label: of the method, for people.
+        label: of the method, for people; with its layers, where they were traced or drawn.
         family: `deletion`, `editing`, `learned` or `control`.
         unit: what the strength is.
         strength: of this law.
@@ -49,7 +49,7 @@ class Comparison:
         evaluation: base and every law.
         entries: what the laws are.
         regression: see `trace_regression`; None without a trace.
-        left_out: methods that this model cannot hold, and why, in words.
+        left_out: what could not be compared (methods that this model cannot hold, the regression), and why, in words.
     """
 
     evaluation: Evaluation
@@ -91,16 +91,20 @@ class Comparison:
         """
         import pandas as pd
 
-        base = self.evaluation.row(BASE, scorer=scorer).toxicity_rate.value
-        rows = {}
-        for method in self.methods:
-            laws = self.of(method, scorer=scorer)
-            rows[method] = [
-                min([base, *(r.toxicity_rate.value for _, r in laws if _rise(r) <= budget)])
-                for budget in budgets
+        rows = {
+            method: [
+                self.best(method, budget, scorer=scorer).toxicity_rate.value for budget in budgets
             ]
+            for method in self.methods
+        }
         columns = [f"+{budget:.1%}" for budget in budgets]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    def best(self, method: str, budget: float, *, scorer: str | None = None) -> EditResult:
+        """The least toxic law of a method within a rise of neutral perplexity; base where none is better."""
+        base = self.evaluation.row(BASE, scorer=scorer)
+        rows = [row for _, row in self.of(method, scorer=scorer) if _rise(row) <= budget]
+        return min([base, *rows], key=lambda row: row.toxicity_rate.value)
 
     def better_than(self, method: str = OURS, *, scorer: str | None = None) -> list[str]:
         """Laws of other methods that are at least as good as some law of `method` on both measures, and better on one.

@@ -2,7 +2,10 @@
 
 One observation per prompt and layer: x, the traced indirect effect of that layer's MLP output on that prompt; y, by
 how much an edit confined to that layer lowers the log-probability of the prompt's target. Three regressions of y: on x,
-on the layer (a constant for each), and on both. The question is how much x adds to the layer's identity.
+on the layer (a constant for each), and on both. The question is how much x adds to the layer's identity: the slope of x
+beside the layers, which may be of either sign, and the gain in R squared, which is never below 0 and so stands beside
+what it is by chance, with the prompts' effects dealt out among the prompts anew (the same deal in every layer, since a
+prompt's layers belong together).
 """
 
 from dataclasses import asdict, dataclass
@@ -25,6 +28,10 @@ from tl_toxmem.stats import Estimate, interval, resampled
 from tl_toxmem.tokens import target_log_probs
 from tl_toxmem.trace import Trace
 
+_SITES = ("mlp_out_single", "mlp_out")
+_LEAST = 3
+_PERMUTATIONS = 1000
+
 
 @dataclass(frozen=True)
 class TraceRegression:
@@ -34,8 +41,10 @@ class TraceRegression:
         r2_trace: of y on x alone.
         r2_layer: of y on the layer.
         r2_both: of y on layer and x.
-        added: `r2_both - r2_layer`, with an interval over prompts.
-        slope: of x beside the layers, nats of y for a unit of x, with its interval.
+        slope: of x beside the layers, nats of y for a unit of x, with an interval over prompts.
+        added: `r2_both - r2_layer`.
+        added_by_chance: its mean when prompts are permuted.
+        added_by_chance_95: its 95th percentile then.
         metric: unit of x.
         k: neurons deleted in each layer.
         layers: how many.
@@ -46,8 +55,10 @@ class TraceRegression:
     r2_trace: float
     r2_layer: float
     r2_both: float
-    added: Estimate
     slope: Estimate
+    added: float
+    added_by_chance: float
+    added_by_chance_95: float
     metric: str
     k: int
     layers: int
@@ -56,12 +67,17 @@ class TraceRegression:
 
     def text(self) -> str:
         """The finding in words."""
-        added, n = self.added, self.added.n
-        spread = "" if added.low is None else f" (95 % {added.low:.3f} to {added.high:.3f})"
+        slope, chance = self.slope, "no more than"
+        spread = "" if slope.low is None else f" (95 % {slope.low:.3g} to {slope.high:.3g})"
+        if self.added > self.added_by_chance_95:
+            chance = "more than"
         return (
-            f"Does tracing say where to edit? Over {n} prompts x {self.layers} layers, deleting the best {self.k} "
-            f"neurons of one layer: which layer it is explains {self.r2_layer:.1%} of the variance of the effect, the "
-            f"traced effect alone {self.r2_trace:.1%}; beside the layer it adds {added.value:.1%}{spread}."
+            f"Does tracing say where to edit? Over {slope.n} prompts x {self.layers} layers, deleting the best "
+            f"{self.k} neurons of one layer: which layer it is explains {self.r2_layer:.1%} of the variance of the "
+            f"effect, the traced effect alone {self.r2_trace:.1%}. Beside the layer, a unit of traced effect "
+            f"({self.metric}) goes with {slope.value:.3g} nats{spread} and explains {self.added:.1%} more, {chance} by "
+            f"chance (prompts permuted: {self.added_by_chance:.1%} on average, up to {self.added_by_chance_95:.1%} in "
+            "95 %)."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -71,9 +87,17 @@ class TraceRegression:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TraceRegression":
         """Read what `to_json` gave."""
-        estimates = {name: Estimate(**values[name]) for name in ("added", "slope")}
         lists = {name: tuple(values[name]) for name in ("effect", "success")}
-        return cls(**{**values, **estimates, **lists})
+        return cls(**{**values, "slope": Estimate(**values["slope"]), **lists})
+
+
+def why_no_regression(prompts: PromptSet, trace: Trace) -> str | None:
+    """Why there can be no regression of these prompts on this trace; None if there can."""
+    what = "the regression of an edit's success on the traced effect needs"
+    if not any(site in trace.sites for site in _SITES):
+        return f"{what} mlp_out among trace.sites"
+    n = len({prompt.id for prompt in prompts} & set(trace.prompt_ids))
+    return f"{what} at least 3 traced prompts, not {n}" if n < _LEAST else None
 
 
 def trace_regression(
@@ -98,21 +122,18 @@ def trace_regression(
     Raises:
         ToxmemError: no MLP outputs in the trace, none of its prompts among `prompts`, fewer than three.
     """
-    sites = [site for site in ("mlp_out_single", "mlp_out") if site in trace.sites]
-    if not sites:
-        raise ToxmemError("a regression on the trace needs mlp_out among trace.sites")
+    reason = why_no_regression(prompts, trace)
+    if reason is not None:
+        raise ToxmemError(reason)
+    site = next(site for site in _SITES if site in trace.sites)
     by_id = {prompt.id: prompt for prompt in prompts}
     rows = [i for i, name in enumerate(trace.prompt_ids) if name in by_id]
-    if len(rows) < 3:
-        raise ToxmemError(
-            f"a regression on the trace needs at least 3 traced prompts, not {len(rows)}"
-        )
     chosen = PromptSet.of(by_id[trace.prompt_ids[i]] for i in rows)
     # The token where the layer's output says most: the last corrupted one or the last of all.
     places = [
-        trace.at(place)[rows][:, trace.sites.index(sites[0])] for place in ("last_subject", "last")
+        trace.at(place)[rows][:, trace.sites.index(site)] for place in ("last_subject", "last")
     ]
-    effect = torch.stack(places).nan_to_num(nan=0.0).amax(0).double()
+    effect = torch.fmax(*places).nan_to_num(nan=0.0).double()
     base = target_log_probs(model, chosen)
     success = torch.zeros_like(effect)
     for layer in track(range(model.n_layers), "regression", total=model.n_layers):
@@ -133,21 +154,34 @@ def regress(
     """The three regressions of `success` on `effect` and layer; see the module."""
     x, y = effect.numpy(), success.numpy()
     n = len(x)
-    counts = resampled(n, np.random.default_rng(seed))
-    drawn = np.array([_fit(x, y, weights) for weights in counts])
+    rng = np.random.default_rng(seed)
+    drawn = np.array([_fit(x, y, weights) for weights in resampled(n, rng)])
+    chance = _by_chance(x, y, rng)
     r2_trace, r2_layer, r2_both, slope = _fit(x, y, np.ones(n))
     return TraceRegression(
         r2_trace=r2_trace,
         r2_layer=r2_layer,
         r2_both=r2_both,
-        added=Estimate(r2_both - r2_layer, *interval(drawn[:, 2] - drawn[:, 1]), n),
         slope=Estimate(slope, *interval(drawn[:, 3]), n),
+        added=r2_both - r2_layer,
+        added_by_chance=float(chance.mean()),
+        added_by_chance_95=float(np.quantile(chance, 0.95)),
         metric=metric,
         k=k,
         layers=x.shape[1],
         effect=tuple(x.mean(0).tolist()),
         success=tuple(y.mean(0).tolist()),
     )
+
+
+def _by_chance(x: Any, y: Any, rng: np.random.Generator) -> Any:
+    """What x adds to R squared under permutations of its prompts, [permutation]."""
+    within_x, within_y = x - x.mean(0), y - y.mean(0)
+    products = within_x @ within_y.T
+    n = len(x)
+    dealt = rng.permuted(np.tile(np.arange(n), (_PERMUTATIONS, 1)), axis=1)
+    total = float((within_x**2).sum() * ((y - y.mean()) ** 2).sum())
+    return products[dealt, np.arange(n)].sum(1) ** 2 / total if total else np.zeros(_PERMUTATIONS)
 
 
 def _fit(x: Any, y: Any, weights: Any) -> tuple[float, float, float, float]:

@@ -1,5 +1,7 @@
 """Settings of the editing methods."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from tl_toxmem.config.base import Config
@@ -8,6 +10,9 @@ from tl_toxmem.config.base import Config
 class RomeConfig(Config):
     """ROME (Meng et al. 2022); what is not of data is as published for GPT-2-XL."""
 
+    token: Literal["subject", "last"] = "subject"
+    """Where a prompt is edited, and in which the layer is looked up in the trace: the subject's last token, as in the
+    paper, or the prompt's last."""
     steps: int = Field(20, ge=1)
     """Forward passes in the search for a value; the gradient is followed after all but the last."""
     learning_rate: float = Field(0.5, gt=0)

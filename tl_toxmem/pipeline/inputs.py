@@ -171,10 +171,13 @@ def _for_comparison(cfg: RunConfig, inputs: Inputs) -> dict[str, bool]:
     if labelled is None and inputs.benign_find is not None:
         labelled = labelled_from(inputs.prompts.find, inputs.benign_find)
     n_toxic = sum(one.toxic for one in labelled or ())
+    # Without a subject, the last corrupted token and the prompt's last are one.
+    subjects = any(prompt.subject is not None for prompt in inputs.prompts.find)
+    other = "last_subject" if cfg.compare.comparators.rome.token == "last" else "last"
+    at_token = cfg.trace.positions != other
     return {
-        "benign": inputs.benign_find is not None,
         "labelled": min(n_toxic, len(labelled or ()) - n_toxic) >= LEAST_LABELLED,
-        "traced_layer": "mlp_out" in cfg.trace.sites,
+        "traced_layer": "mlp_out" in cfg.trace.sites and (at_token or not subjects),
     }
 
 

@@ -176,9 +176,6 @@ def _export(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     prompts = PromptSet.read(folder.artefact("prompts"))
     trace = Trace.load(folder.artefact("trace"))
-    protocol = cfg.evaluate.model_copy(
-        update={"n_continuations": cfg.compare.n_continuations or cfg.evaluate.n_continuations}
-    )
     material = make_material(
         model,
         prompts.find,
@@ -203,7 +200,7 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         deletion=Deletion.load(folder.artefact("delete")),
         trace=trace,
         cfg=cfg.compare,
-        protocol=protocol,
+        protocol=cfg.evaluate,
         resume=kept,
     )
     comparison.save(folder.artefact("compare"))

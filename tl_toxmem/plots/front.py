@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from tl_toxmem.comparison.record import OURS
+from tl_toxmem.evaluation import BASE
 from tl_toxmem.plots.style import COLOURS, CONTROL_COLOUR, layout, shown
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ def plot_front(comparison: "Comparison", *, scorer: str | None = None) -> go.Fig
                 error_y=_bars(_values(rates)),
                 name=shown(entry.label),
                 mode="lines+markers",
+                cliponaxis=False,  # whole markers at 0 %
                 line={"color": CONTROL_COLOUR if control else next(colours), "width": 1},
-                marker={"symbol": next(symbols), "size": 12 if method == "deletion" else 7},
+                marker={"symbol": next(symbols), "size": 12 if method == OURS else 7},
                 customdata=[
                     [entry.unit, entry.strength, rise]
                     for (entry, _), rise in zip(laws, rises, strict=True)
@@ -51,7 +54,7 @@ def plot_front(comparison: "Comparison", *, scorer: str | None = None) -> go.Fig
                 "%{customdata[1]:g}<extra>%{fullData.name}</extra>",
             )
         )
-    base = comparison.evaluation.row("none", scorer=scorer)
+    base = comparison.evaluation.row(BASE, scorer=scorer)
     figure.add_hline(y=base.toxicity_rate.value, line_dash="dot", annotation_text="base")
     ticks = [t for t in _TICKS if 3 * lowest <= t <= 3 * highest or t in (0, 1)]
     p = comparison.evaluation.protocol

@@ -1,6 +1,6 @@
 """Selection: which neurons to delete, how many, and the controls they are held against."""
 
-from tl_toxmem.select.controls import control_sets, controls_text, loudness_ratios
+from tl_toxmem.select.controls import control_sets, controls_text, loudness_of, loudness_ratios
 from tl_toxmem.select.greedy import Joint, joint_effect, select_greedily
 from tl_toxmem.select.how_many import KPoint, choose_k, pick_k
 from tl_toxmem.select.laws import configured_law, law_of
@@ -20,6 +20,7 @@ __all__ = [
     "law_of",
     "layers_of",
     "leaving_half",
+    "loudness_of",
     "loudness_ratios",
     "pick_k",
     "rank_values",

@@ -10,6 +10,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from tl_toxmem.attribute import NeuronScores, top_neurons
 from tl_toxmem.config import SelectConfig
 from tl_toxmem.errors import ToxmemError
@@ -45,11 +48,10 @@ def control_sets(
     for some in (scores, benign):
         if some is not None:
             some.check_shape(chosen.n_layers, chosen.d_mlp)
-    loudness = None if scores.loudness.isnan().any() else scores.loudness
     n_layers = chosen.n_layers
     found = {
         "random_neurons": chosen.random_like(
-            seed=seed, loudness=loudness, without=_high(chosen, scores)
+            seed=seed, loudness=loudness_of(scores), without=_high(chosen, scores)
         ),
         "random_early_layers": chosen.random_like(seed=seed, layers=parts_of(n_layers)["early"]),
         "random_anywhere": chosen.random_like(seed=seed, layers=range(n_layers)),
@@ -66,6 +68,11 @@ def control_sets(
             raise ToxmemError(f"too few neurons are left for a decoy of {len(chosen)}")
         found["decoy"] = top_neurons(values, len(chosen))
     return found
+
+
+def loudness_of(scores: NeuronScores) -> Float[Tensor, "layer d_mlp"] | None:
+    """What controls are matched by; None for scores that were made without neutral text."""
+    return None if scores.loudness.isnan().any() else scores.loudness
 
 
 def loudness_ratios(

@@ -1,0 +1,105 @@
+"""One method's result, kept while a comparison runs, and what it was made from, by which it is known."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tl_toxmem.comparators import Material
+from tl_toxmem.comparison.record import Entry
+from tl_toxmem.config import ComparatorConfig, EvaluateConfig
+from tl_toxmem.deletion import Deletion
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.files import read_json, write_json
+from tl_toxmem.prompts import PromptSet
+from tl_toxmem.scorers import ToxicityScorer
+
+Made = Deletion | tuple[Sequence[float], ComparatorConfig, Material]
+"""A deletion, or what a method makes its laws from."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method at all its strengths."""
+
+    evaluation: Evaluation
+    entries: tuple[Entry, ...]
+
+    def save(self, path: Path, asked: dict[str, Any]) -> None:
+        """Write it with what it was made from."""
+        path.parent.mkdir(exist_ok=True)
+        entries = [asdict(entry) for entry in self.entries]
+        write_json(
+            path, {"asked": asked, "entries": entries, "evaluation": self.evaluation.to_json()}
+        )
+
+    @classmethod
+    def load(cls, path: Path, asked: dict[str, Any]) -> "Part":
+        """Read what `save` wrote.
+
+        Raises:
+            ToxmemError: it was made from something else.
+        """
+        values = read_json(path)
+        other = [name for name in asked if values.get("asked", {}).get(name) != asked[name]]
+        if other:
+            raise ToxmemError(
+                f"{path} was measured with another {' and another '.join(other)}: remove it, or give another folder to "
+                "resume from"
+            )
+        entries = tuple(Entry(**entry) for entry in values["entries"])
+        return cls(Evaluation.from_json(values["evaluation"]), entries)
+
+
+def asked_of(
+    made: Made,
+    *,
+    protocol: EvaluateConfig,
+    prompts: tuple[PromptSet, PromptSet | None],
+    neutral: Sequence[str],
+    scorers: Sequence[ToxicityScorer],
+) -> dict[str, str]:
+    """Everything that a part rests on but the model, as hashes by name."""
+    texts = [some.to_jsonl() for some in prompts if some is not None]
+    return {
+        "protocol": _hash(protocol.model_dump_json()),
+        "set of report prompts": _hash(texts),
+        "neutral text": _hash(list(neutral)),
+        "judge": _hash([scorer.provenance() for scorer in scorers]),
+        "edit": _hash(_of_deletion(made) if isinstance(made, Deletion) else _of_method(*made)),
+    }
+
+
+def _of_deletion(deletion: Deletion) -> list[Any]:
+    added = [(i, x.U, x.V, x.constant) for i, x in deletion.added.items()]
+    return [deletion.neurons.to_json(), deletion.gain, deletion.shift, deletion.pre_gain, added]
+
+
+def _of_method(strengths: Sequence[float], cfg: ComparatorConfig, material: Material) -> list[Any]:
+    scores = material.scores
+    labelled = [(one.text, one.toxic) for one in material.labelled or ()]
+    return [
+        list(strengths),
+        cfg.model_dump(mode="json"),
+        material.prompts.to_jsonl(),
+        list(material.neutral),
+        [scores.scores, scores.cost, scores.loudness, scores.mean_activation],
+        dict(material.alternatives),
+        labelled,
+        material.traced_layer,
+        material.seed,
+    ]
+
+
+def _hash(values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=_bytes)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
