@@ -261,6 +261,17 @@ def test_a_piped_table_has_everything_in_whole_lines(evaluation, capsys):
     assert out.count("11.2500-31.7500") == 6
 
 
+def test_rome_edits_the_demo_where_its_mlps_mediate():
+    from tl_toxmem.config import make_config
+
+    def token(model, **more):
+        return make_config({"model": model, "out": "x", **more}).compare.comparators.rome.token
+
+    assert (token("demo"), token("gpt2-xl")) == ("last", "subject")
+    own = {"compare": {"comparators": {"rome": {"token": "subject"}}}}
+    assert token("demo", **own) == "subject"
+
+
 def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
     from transformers import BertConfig
 

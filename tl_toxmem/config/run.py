@@ -84,7 +84,7 @@ class RunConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        """The default scorer, and the run's seed for the stages that name none."""
+        """The default scorer, the run's seed for the stages that name none, and what the demo needs."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -96,6 +96,8 @@ class RunConfig(Config):
             values = data.get(stage, {})
             if isinstance(values, dict):
                 data[stage] = {"seed": data.get("seed", 0), **values}
+        if data.get("model") == DEMO:
+            data["compare"] = _for_the_demo(data.get("compare", {}))
         return data
 
     @field_validator("scorer")
@@ -143,6 +145,17 @@ class RunConfig(Config):
     def to_toml(self) -> str:
         """The configuration as TOML; fields that are None are left out, as TOML has no null."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _for_the_demo(compare: Any) -> Any:
+    """ROME edits the prompt's last token: at the subject's, which the paper takes, no MLP of the demo mediates."""
+    if not isinstance(compare, dict):
+        return compare
+    comparators = compare.get("comparators", {})
+    rome = comparators.get("rome", {}) if isinstance(comparators, dict) else None
+    if not isinstance(rome, dict):
+        return compare
+    return {**compare, "comparators": {**comparators, "rome": {"token": "last", **rome}}}
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:
