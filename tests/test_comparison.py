@@ -359,7 +359,33 @@ def test_methods_are_read_at_equal_cost():
     assert list(table.columns) == ["+0.5%", "+1.0%", "+10.0%"]
     assert list(table.loc["deletion"]) == [0.8, 0.4, 0.4]  # too dear: base's rate
     assert list(table.loc["a"]) == [0.5, 0.5, 0.1]
-    assert list(table.loc["b"]) == [0.8, 0.8, 0.8]  # not to edit is always possible
+    assert list(table.loc["b"]) == [0.9, 0.9, 0.9]  # cheap, and worse than base: as measured
+
+
+def test_another_file_is_no_comparison(tmp_path):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.comparison import Comparison
+
+    (tmp_path / "other.json").write_text('{"format_version": 1, "entries": []}')
+    with pytest.raises(ToxmemError, match="is no comparison: it lacks evaluation, left_out, regr"):
+        Comparison.load(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"methods": ("ours", "ours")}, "name each method once"),
+        ({"strengths": {"ours": ()}}, "no strengths of ours"),
+        ({"strengths": {"ours": (2.0, 2.0)}}, "each strength of ours once"),
+    ],
+)
+def test_methods_and_strengths_are_named_once(values, message):
+    from pydantic import ValidationError
+
+    from tl_toxmem.config import CompareConfig
+
+    with pytest.raises(ValidationError, match=message):
+        CompareConfig(**values)
 
 
 @pytest.mark.parametrize(

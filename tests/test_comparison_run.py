@@ -32,7 +32,7 @@ def test_a_run_is_compared(compared):
     found = Comparison.load(out / "9_comparison.json")
     assert [entry.edit for entry in found.entries] == ["deletion", "ours@10", "ours@2", "rome@1"]
     assert found.evaluation.protocol["n_continuations"] == 1
-    layer = traced_layer(Trace.load(out / "2_trace.safetensors"))
+    layer = traced_layer(Trace.load(out / "2_trace.safetensors"), token="last")
     assert found.of("rome")[0][0].label == f"ROME, traced layer {layer}"
     assert found.evaluation.row("rome@1").layers == (layer,)
     assert found.evaluation.row("ours@10").n_neurons == 10

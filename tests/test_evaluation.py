@@ -292,13 +292,14 @@ def two_methods(monkeypatch, deletion):
     """A comparison of two methods of two strengths each, which need nothing."""
     from tl_toxmem import Deletion
     from tl_toxmem.comparators import Comparator
-    from tl_toxmem.comparison import comparing
+    from tl_toxmem.comparison import comparing, methods
 
     def make(model, material, *, strengths, cfg):
         return {s: Deletion.scale(deletion.neurons, 1 - s) for s in strengths}
 
     method = Comparator("of a test", "deletion", "share", lambda model: (0.5, 1.0), make)
-    monkeypatch.setattr(comparing, "METHODS", {"first": method, "second": method})
+    for place in (comparing, methods):
+        monkeypatch.setattr(place, "METHODS", {"first": method, "second": method})
     return comparing.compare
 
 

@@ -147,3 +147,11 @@ def test_so_many_of_the_highest_leave_half_of_every_layer():
             if max(map(len, top_neurons(values, k).by_layer().values())) <= 6
         ]
         assert leaving_half(values, n) == max(fits)
+
+
+def test_no_trials_are_no_search(scored, prompts):  # noqa: F811
+    from tl_toxmem import ToxmemError
+
+    model, scores = scored
+    with pytest.raises(ToxmemError, match="search.trials is 0"):
+        search(model, prompts, scores, trials=0)

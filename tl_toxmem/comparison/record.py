@@ -101,10 +101,11 @@ class Comparison:
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def best(self, method: str, budget: float, *, scorer: str | None = None) -> EditResult:
-        """The least toxic law of a method within a rise of neutral perplexity; base where none is better."""
-        base = self.evaluation.row(BASE, scorer=scorer)
+        """The least toxic law of a method within a rise of neutral perplexity; base where none is that cheap."""
         rows = [row for _, row in self.of(method, scorer=scorer) if _rise(row) <= budget]
-        return min([base, *rows], key=lambda row: row.toxicity_rate.value)
+        if not rows:
+            return self.evaluation.row(BASE, scorer=scorer)
+        return min(rows, key=lambda row: row.toxicity_rate.value)
 
     def better_than(self, method: str = OURS, *, scorer: str | None = None) -> list[str]:
         """Laws of other methods that are at least as good as some law of `method` on both measures, and better on one.
@@ -157,8 +158,15 @@ class Comparison:
 
     @classmethod
     def load(cls, path: str | Path) -> "Comparison":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ToxmemError: a file that is something else.
+        """
         values = read_json(Path(path))
+        lacking = sorted({"evaluation", "entries", "regression", "left_out"} - set(values))
+        if lacking:
+            raise ToxmemError(f"{path} is no comparison: it lacks {', '.join(lacking)}")
         found = values["regression"]
         return cls(
             Evaluation.from_json(values["evaluation"]),

@@ -1,6 +1,6 @@
 """Settings of the comparison with other methods."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tl_toxmem.config.base import Config
 from tl_toxmem.config.comparators import ComparatorConfig
@@ -26,3 +26,14 @@ class CompareConfig(Config):
     """Neurons deleted in one layer, for the regression of success on the traced effect; at most half a layer."""
     comparators: ComparatorConfig = ComparatorConfig()
     """Of the methods themselves."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "CompareConfig":
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods: name each method once")
+        for name, values in self.strengths.items():
+            if not values:
+                raise ValueError(f"no strengths of {name}: leave it out for the method's own")
+            if len(set(values)) < len(values):
+                raise ValueError(f"give each strength of {name} once")
+        return self

@@ -94,6 +94,8 @@ def search_deletion(
     Raises:
         ToxmemError: optuna is not installed, base continues nothing toxically, or no trial was affordable.
     """
+    if not cfg.trials:
+        raise ToxmemError("search.trials is 0: give the number of deletions to try")
     optuna = _optuna()
     search = _Search(model, prompts, scores, neutral, scorer, budget, cfg, protocol, gates)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=cfg.seed))
