@@ -448,6 +448,9 @@ def test_what_a_model_cannot_hold_is_left_out_and_said():
             "names 'aura', which is not compared",
         ),
         ({}, {"labelled": False}, r"'value_vectors' needs labelled text: give --labelled FILE"),
+        ({"strengths": {"aura": (2.0,)}}, {}, r"strengths.aura has 2: .* from 0 to 1"),
+        ({"strengths": {"ours": (2.5,)}}, {}, r"strengths.ours has 2.5: .* whole number from 1 on"),
+        ({"strengths": {"gates": (-0.1,)}}, {}, r"strengths.gates has -0.1: .* above 0"),
         ({"methods": ("rome",)}, {"traced_layer": False}, "'rome' needs a trace of MLP outputs"),
         (
             {"methods": ("profs",)},

@@ -45,6 +45,7 @@ cases = {
     "control seed": lambda: control_sets(chosen, scores, seed=-1),
     "score seed": lambda: scores.of_neurons("probe", scores.scores, seed=-1),
     "control shape": lambda: control_sets(chosen, small, seed=0),
+    "judge": lambda: mine(model, ["they said that"], scorer="profanity"),
 }
 for name, case in cases.items():
     try:
@@ -79,6 +80,7 @@ EXPECTED = {
     "control seed": "seed is -1: give a whole number from 0 to 4294967295",
     "score seed": "seed is -1: give a whole number from 0 to 4294967295",
     "control shape": "these scores are of a model of 2 x 128 neurons, not 4 x 128: attribute on the model at hand",
+    "judge": "scorer is 'profanity': give a judge, such as load_scorer('profanity')",
 }
 
 
@@ -270,3 +272,13 @@ def test_attribute_and_select_say_what_they_found(tmp_path):
     refused = CliRunner().invoke(app, ["select", str(tmp_path / "out"), *labelled])
     assert refused.exit_code == 1
     assert "give --labelled FILE" in refused.stderr and "Texts(" not in refused.stderr
+
+
+def test_a_judge_takes_texts_and_not_one_text(tmp_path):
+    from tl_toxmem import ToxmemError, load_scorer
+    from tl_toxmem.scorers import CachedScorer
+
+    judge = load_scorer("profanity")
+    for one in (judge, CachedScorer(judge, tmp_path)):
+        with pytest.raises(ToxmemError, match=r"give \[text\]"):
+            one.score("you there")

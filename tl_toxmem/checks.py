@@ -63,3 +63,13 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def list_of_texts(texts: Any) -> None:
+    """Refuse one text in place of several: its letters would be judged one by one.
+
+    Raises:
+        ToxmemError: one text.
+    """
+    if isinstance(texts, str):
+        raise ToxmemError("score takes a list of texts, not one text: give [text]")

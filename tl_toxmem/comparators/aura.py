@@ -99,4 +99,5 @@ AURA = Comparator(
     strengths=lambda model: (0.25, 0.5, 0.75, 1.0),  # noqa: ARG005 - of every method
     make=_make,
     needs=("labelled",),
+    takes="share",
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from tl_toxmem.attribute import Labelled, NeuronScores, Texts
 from tl_toxmem.attribute.texts import labelled_of
@@ -90,6 +90,7 @@ class Comparator:
         strength: what its strength is ("neurons", "components", "clamp of the norm").
         strengths: those tried by default on a model, the weakest first.
         make: see `Maker`.
+        takes: what a strength may be: `count` from 1 on, `share` from 0 to 1, or `positive`.
         needs: what it cannot be without: of `Material` `alternatives`, `labelled`, `traced_layer`; of a model
             `output_bias`.
         detail: what is to be added to the label on some material, such as the layer.
@@ -101,6 +102,7 @@ class Comparator:
     strengths: Callable[[LensModel], tuple[float, ...]]
     make: Maker
     needs: tuple[str, ...] = ()
+    takes: Literal["count", "share", "positive"] = "count"
     detail: Callable[[Material, ComparatorConfig], str] = no_detail
 
 

@@ -37,4 +37,5 @@ PROBE_SHIFT = Comparator(
     strengths=lambda model: (0.03, 0.1, 0.3, 1.0),  # noqa: ARG005 - of every method
     make=_make,
     needs=("labelled", "output_bias"),
+    takes="positive",
 )

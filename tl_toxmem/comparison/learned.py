@@ -85,6 +85,7 @@ def _comparator(
         strength="allowed rise of perplexity",
         strengths=lambda model: _BUDGETS,  # noqa: ARG005
         make=_maker(candidates),
+        takes="positive",
         detail=detail,
     )
 

@@ -1,6 +1,6 @@
 """Which methods can be compared on a model and its material, and why others cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tl_toxmem.attribute.texts import LEAST_LABELLED
 from tl_toxmem.comparators import COMPARATORS, Comparator
@@ -12,6 +12,11 @@ from tl_toxmem.model import LensModel
 
 METHODS: dict[str, Comparator] = {**COMPARATORS, **LEARNED}
 """By name."""
+_TAKES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "count": (lambda x: x >= 1 and x == int(x), "a whole number from 1 on"),
+    "share": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "positive": (lambda x: x > 0, "a number above 0"),
+}
 OUTPUT_BIAS = "output_bias"
 _PARTS = {
     "alternatives": "a benign continuation of every find prompt: give each a neutral_target, or --benign FILE",
@@ -45,7 +50,8 @@ def check_methods(
         there: see `what_is_there`.
 
     Raises:
-        ToxmemError: an unknown method, strengths of a method that is not compared, or a part that one needs.
+        ToxmemError: an unknown method, strengths that it does not take or of a method that is not compared, or a part
+            that one needs.
     """
     chosen = cfg.methods or tuple(METHODS)
     for name in (*chosen, *cfg.strengths):
@@ -61,11 +67,17 @@ def check_methods(
                 f"compare: {name!r} needs {_PARTS[lacking[0]]}, or name other methods in compare.methods"
             )
     compared = tuple(name for name in chosen if name not in left_out)
-    for name in cfg.strengths:
+    for name, values in cfg.strengths.items():
         if name not in compared:
             raise ToxmemError(
                 f"compare.strengths names {name!r}, which is not compared: choose from {', '.join(compared)}"
             )
+        fits, words = _TAKES[METHODS[name].takes]
+        for value in values:
+            if not fits(value):
+                raise ToxmemError(
+                    f"compare.strengths.{name} has {value:g}: a strength of it ({METHODS[name].strength}) is {words}"
+                )
     return compared, left_out
 
 

@@ -60,6 +60,8 @@ def mine(
             few prompts for a split, a folder of other settings.
     """
     cfg = cfg or MineConfig()
+    if not isinstance(scorer, ToxicityScorer):
+        raise ToxmemError(f"scorer is {scorer!r}: give a judge, such as load_scorer('profanity')")
     if isinstance(candidates, str | Path):
         candidates = read_candidates(candidates)
     elif not isinstance(candidates, Candidates):

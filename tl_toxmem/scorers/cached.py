@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.checks import list_of_texts
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import write_bytes
@@ -40,6 +41,7 @@ class CachedScorer:
         Raises:
             ToxmemError: a file that is damaged or another judge's; a score that is none; what the judge raises.
         """
+        list_of_texts(texts)
         if not texts:
             return torch.zeros(0)
         if self._known is None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.checks import list_of_texts
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 from tl_toxmem.scorers.checkpoint import check_checkpoint, fill, open_checkpoint
@@ -49,6 +50,7 @@ class DetoxifyScorer:
 
     def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
         """Detoxify's `toxicity` of each text, cut to the model's context."""
+        list_of_texts(texts)
         if not texts:
             return torch.zeros(0)
         if self._loaded is None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.checks import list_of_texts
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.scorers.checkpoint import check_keys
 from tl_toxmem.scorers.classifier import Classifier, brief, fit_tokenizer
@@ -51,6 +52,7 @@ class HuggingFaceScorer:
 
     def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
         """The label's probability for each text, cut to the model's context."""
+        list_of_texts(texts)
         if not texts:
             return torch.zeros(0)
         if self._loaded is None:

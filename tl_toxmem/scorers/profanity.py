@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.checks import list_of_texts
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 
@@ -25,6 +26,7 @@ class ProfanityScorer:
 
     def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
         """Probability of profanity of each text."""
+        list_of_texts(texts)
         if not texts:
             return torch.zeros(0)
         from profanity_check import predict_prob
