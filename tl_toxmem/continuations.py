@@ -70,7 +70,7 @@ def continue_prompts(
             seeds=torch.tensor(seeds, device=padded.device),
             copies=n,
         )
-        new = [_until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
+        new = [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
         tokens += [new[i : i + n] for i in range(0, len(new), n)]
     texts = [
         [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
@@ -79,7 +79,8 @@ def continue_prompts(
     return Continuations(rows, tokens, texts)
 
 
-def _until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:
+def until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:
+    """What was said before the first of the tokens that end a text."""
     at = next((i for i, token in enumerate(row) if token in ends), len(row))
     return row[:at]
 

@@ -1,6 +1,6 @@
 """What every method of the comparison is: a name, strengths, and laws made from the find split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -49,6 +49,14 @@ class Material:
                 f"prompt {prompt.id!r} has no benign continuation to edit towards: give it a neutral_target"
             )
         return found
+
+    def aimed(self, prompts: Iterable[Prompt]) -> PromptSet:
+        """Prompts with what an edit should say in place of their targets.
+
+        Raises:
+            ToxmemError: one that has no alternative.
+        """
+        return PromptSet.of(p.model_copy(update={"target": self.alternative(p)}) for p in prompts)
 
     def labelled_for(self, method: str) -> Sequence[Labelled]:
         """The labelled texts.

@@ -26,7 +26,6 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import HookFn, LensModel
 from tl_toxmem.progress import in_batches
-from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import PromptTokens, align
 
 _STRENGTHS = (1.0, 2.0, 5.0, 10.0)
@@ -64,8 +63,7 @@ def profs(
         )
     layers = range(first, model.n_layers)
     prompts = material.prompts.first(cfg.profs.pairs)
-    aimed = [p.model_copy(update={"target": material.alternative(p)}) for p in prompts]
-    benign = mean_embeddings(model, align(model, PromptSet.of(aimed)), layers)
+    benign = mean_embeddings(model, align(model, material.aimed(prompts)), layers)
     toxic = mean_embeddings(model, align(model, prompts), layers)
     found = {layer: subspace(benign[layer], toxic[layer]) for layer in layers}
     laws = {}

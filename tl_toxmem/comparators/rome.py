@@ -35,7 +35,6 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import in_batches
-from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 from tl_toxmem.trace import parts_of
 
@@ -75,9 +74,8 @@ def rome(
     layer = other_layer(model.n_layers, traced, seed=material.seed) if random_layer else traced
     prompts = material.prompts.first(max(counts))
     by_hash = sorted(prompts, key=lambda p: (p.hash, p.id))
-    aimed = [p.model_copy(update={"target": material.alternative(p)}) for p in by_hash]
     covariance = key_covariance(model, material.neutral, layer=layer, cfg=cfg.rome)
-    items = align(model, PromptSet.of(aimed))
+    items = align(model, material.aimed(by_hash))
     if cfg.rome.token == "last":  # as of prompts without a subject
         items = [replace(x, subject=(int(model.prepend_bos), len(x.tokens))) for x in items]
     found = find_associations(

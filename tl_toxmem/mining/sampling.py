@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tl_toxmem.config.mine import MineConfig
-from tl_toxmem.continuations import sample_continuations
+from tl_toxmem.continuations import sample_continuations, until_end
 from tl_toxmem.mining.parts import Parts
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import meter
@@ -81,14 +81,9 @@ def greedy(
             tokens, mask = model.pad([model.encode(text) for text in some])
             longer = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
             new = longer[:, tokens.shape[1] :].tolist()
-            parts.add(dict(zip(some, (_until_end(row, model) for row in new), strict=True)))
+            parts.add(dict(zip(some, (until_end(row, model.eos_ids) for row in new), strict=True)))
             done(1)
     return [parts[text] for text in texts]
-
-
-def _until_end(row: list[int], model: LensModel) -> list[int]:
-    ends = [i for i, token in enumerate(row) if token in model.eos_ids]
-    return row[: ends[0]] if ends else row
 
 
 def _stream(text: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tl_toxmem.attribute import NeuronScores
 from tl_toxmem.config import BY_SIZE, RunConfig
-from tl_toxmem.gates import learn_gates, n_candidates
+from tl_toxmem.gates import learn_gates
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs
@@ -13,10 +13,9 @@ from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import (
     choose_k,
     configured_law,
+    gate_candidates,
     law_of,
-    leaving_half,
     pick_k,
-    rank_values,
     search_deletion,
     select_greedily,
     select_neurons,
@@ -101,13 +100,11 @@ def _learned(
 ) -> Selection:
     """Gates within the budget: the neurons are those that did not stay at 1."""
     select, budget = cfg.select, cfg.select.max_perplexity_increase
-    n = select.k or n_candidates(len(layers or range(model.n_layers)), model.d_mlp)
-    n = leaving_half(rank_values(scores, cfg=select, layers=layers), n)
-    select = select.model_copy(update={"k": n, "layers": layers})
+    candidates = gate_candidates(scores, cfg=select, layers=layers)
     gates = learn_gates(
         model,
         find,
-        candidates=select_neurons(scores, cfg=select),
+        candidates=candidates,
         scores=scores,
         neutral=inputs.choosing,
         budgets=[budget],
@@ -116,8 +113,8 @@ def _learned(
     )[budget]
     law = {"law": "gates", "scales": gates.scale.tolist()}
     rule = (
-        f"those of {n:,} candidates whose gate, learned on the find prompts, is below 1, for a rise of neutral "
-        f"perplexity of at most {budget:.1%}"
+        f"those of {len(candidates):,} candidates whose gate, learned on the find prompts, is below 1, for a rise of "
+        f"neutral perplexity of at most {budget:.1%}"
     )
     return Selection(gates.neurons, law, "gates", rule)
 

@@ -5,18 +5,15 @@ it looks at the folder it is given; and it leaves weights that are missing at ra
 nothing but its own folder, from any working directory, and has to be complete.
 """
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from tl_toxmem.checks import list_of_texts
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
+from tl_toxmem.scorers.built_late import BuiltLate
 from tl_toxmem.scorers.checkpoint import check_checkpoint, fill, open_checkpoint
 from tl_toxmem.scorers.classifier import Classifier, brief, fit_tokenizer
 from tl_toxmem.scorers.hashes import config_sha256
@@ -28,7 +25,7 @@ _FAMILIES = ("Bert", "Roberta", "Albert", "XLMRoberta")
 _VOCABS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 
 
-class DetoxifyScorer:
+class DetoxifyScorer(BuiltLate):
     """A Detoxify model, built at the first `score`: published (downloaded once), or a local checkpoint."""
 
     def __init__(
@@ -46,16 +43,6 @@ class DetoxifyScorer:
         self._checkpoint = published_file(which)[1] if checkpoint is None else checkpoint
         self._config_folder = config_folder
         self._sha256: str | None = None
-        self._loaded: Classifier | None = None
-
-    def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
-        """Detoxify's `toxicity` of each text, cut to the model's context."""
-        list_of_texts(texts)
-        if not texts:
-            return torch.zeros(0)
-        if self._loaded is None:
-            self._loaded = self._build()
-        return self._loaded.score(texts)
 
     def provenance(self) -> dict[str, str]:
         """Label, versions of Detoxify and transformers, SHA-256 of the weights and of a local configuration."""

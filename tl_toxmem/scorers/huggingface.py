@@ -4,17 +4,14 @@ Its weights are safetensors; pickled ones are opened only if they are trusted. N
 whose classification head is not in the file is refused: transformers would make up a random one.
 """
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from tl_toxmem.checks import list_of_texts
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.scorers.built_late import BuiltLate
 from tl_toxmem.scorers.checkpoint import check_keys
 from tl_toxmem.scorers.classifier import Classifier, brief, fit_tokenizer
 from tl_toxmem.scorers.hashes import config_sha256, files_sha256
@@ -24,7 +21,7 @@ _CONFIG_FILES = ("*.json", "*.txt", "*.model")
 _SAFE, _PICKLED = "model*.safetensors", "pytorch_model*.bin"
 
 
-class HuggingFaceScorer:
+class HuggingFaceScorer(BuiltLate):
     """A sequence classifier; of a folder, all but the weights is checked at once, the rest at the first `score`."""
 
     def __init__(
@@ -46,18 +43,8 @@ class HuggingFaceScorer:
         self._source, self._label, self._folder = source, label, folder
         self._device, self._trust = device, trust_pickle
         self._facts: dict[str, str] | None = None
-        self._loaded: Classifier | None = None
         if folder is not None:
             self._facts = self._inspect(folder)
-
-    def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
-        """The label's probability for each text, cut to the model's context."""
-        list_of_texts(texts)
-        if not texts:
-            return torch.zeros(0)
-        if self._loaded is None:
-            self._loaded = self._build()
-        return self._loaded.score(texts)
 
     def provenance(self) -> dict[str, str]:
         """Label, version of transformers, the hub's commit, SHA-256 of weights and of configuration and tokenizer.

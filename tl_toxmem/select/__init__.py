@@ -1,5 +1,6 @@
 """Selection: which neurons to delete, how many, and the controls they are held against."""
 
+from tl_toxmem.select.candidates import gate_candidates
 from tl_toxmem.select.controls import control_sets, controls_text, loudness_of, loudness_ratios
 from tl_toxmem.select.greedy import Joint, joint_effect, select_greedily
 from tl_toxmem.select.how_many import KPoint, choose_k, pick_k
@@ -16,6 +17,7 @@ __all__ = [
     "configured_law",
     "control_sets",
     "controls_text",
+    "gate_candidates",
     "joint_effect",
     "law_of",
     "layers_of",

@@ -25,7 +25,7 @@ from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
-from tl_toxmem.select.ranking import layers_of, rank_values
+from tl_toxmem.select.ranking import layers_of, leaving_half, rank_values
 from tl_toxmem.tokens import target_log_probs
 
 _MAX_TOKENS = 5_000
@@ -112,10 +112,10 @@ def choose_k(
             f"{scorer.name} calls no continuation of the {len(sampled)} find prompts toxic, so there is nothing to "
             "remove: check prompts and scorer, or set select.k"
         )
+    most = leaving_half(values, grid[-1])
+    grid = [k for k in grid if k <= most]
     for k in track(grid, "choose k", total=len(grid)):
         chosen = top_neurons(values, k)
-        if max(map(len, chosen.by_layer().values())) > chosen.d_mlp // 2:
-            break  # no control of the same size could be drawn from what is left of that layer
         with law(chosen).applied(model):
             increase = perplexity_rise(model, rows, base)
             affordable = increase <= cfg.max_perplexity_increase

@@ -16,15 +16,16 @@ from tl_toxmem.config import EvaluateConfig, GateConfig, SearchConfig, SelectCon
 from tl_toxmem.continuations import sample_continuations, score_continuations
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.gates import Gates, learn_gates, n_candidates
+from tl_toxmem.gates import Gates, learn_gates
 from tl_toxmem.losses import document_losses, resampled_rise
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents
 from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.select.candidates import gate_candidates
 from tl_toxmem.select.laws import law_of
-from tl_toxmem.select.ranking import leaving_half, rank_values, select_neurons
+from tl_toxmem.select.ranking import select_neurons
 from tl_toxmem.stats import resampled
 
 if TYPE_CHECKING:
@@ -195,16 +196,10 @@ class _Search:
 
     def _gates(self) -> Gates:
         if self.learned is None:
-            ranking = SelectConfig()
-            n = leaving_half(
-                rank_values(self.scores, cfg=ranking),
-                n_candidates(self.model.n_layers, self.model.d_mlp),
-            )
-            candidates = select_neurons(self.scores, cfg=ranking.model_copy(update={"k": n}))
             found = learn_gates(
                 self.model,
                 self.prompts,
-                candidates=candidates,
+                candidates=gate_candidates(self.scores, cfg=SelectConfig()),
                 scores=self.scores,
                 neutral=self.neutral,
                 budgets=[self.budget],
