@@ -79,7 +79,9 @@ def mine(
             "for it: use LensModel.from_pretrained(FOLDER), or give no folder"
         )
     folder = Path(folder)
-    if not open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+    if open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+        announce(f"nothing was to be done: {folder} has the outcome of these very settings")
+    else:
         kept = CachedScorer(scorer, folder / CACHE)
         found = _mine(
             model, asked, drops, settings, scorer=kept, cfg=cfg, folder=folder, announce=announce
