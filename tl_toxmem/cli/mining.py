@@ -69,7 +69,7 @@ def mine(
         from tl_toxmem.scorers import load_scorer, scorer_needs_network
 
         # What a run would make of the same options, its default judge included.
-        run = {"model": model, "out": str(out), "scorer": scorer or "", "host": host}
+        run = {"model": model, "out": str(out), "scorer": scorer, "host": host}
         like: RunConfig = make_config({**run, "dtype": dtype, "device": device})
         hub = candidates.startswith("hub:")
         prepare(network=hub or scorer_needs_network(like.scorers[0]), model=model)
