@@ -108,11 +108,13 @@ def _print_outcome(console: "Console", folder: "RunFolder") -> None:
     from tl_toxmem.cli.comparison import print_comparison
     from tl_toxmem.cli.results import print_controls
     from tl_toxmem.comparison import Comparison
-    from tl_toxmem.evaluation import Evaluation
+    from tl_toxmem.evaluation import Evaluation, neutral_warning
 
     evaluation = Evaluation.load(folder.artefact("evaluate"))
     for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
         print_evaluation(console, evaluation, scorer)
+    if (warning := neutral_warning(evaluation)) is not None:
+        console.print(warning, soft_wrap=True)
     print_controls(console, folder)
     if folder.is_done("compare"):
         print_comparison(console, Comparison.load(folder.artefact("compare")))
