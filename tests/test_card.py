@@ -276,6 +276,41 @@ def test_the_table_has_all_measures_with_intervals_and_n(based_on, card):
     assert "95 % percentile bootstrap" in text
 
 
+TASKS = (
+    {"edit": "none", "task": "arc_easy", "values": {"acc,none": 0.5, "acc_stderr,none": 0.02, "sample_len": 9.0}},
+    {"edit": "none", "task": "gsm8k", "values": {"exact_match,strict": 0.25}},
+    {"edit": "deletion", "task": "arc_easy", "values": {"acc,none": 0.4375, "acc_stderr,none": 0.021}},
+)  # fmt: skip
+
+
+def test_lm_evals_results_have_a_table_if_there_are_any(based_on, card, evaluation):
+    _, text = card(based_on(None), evaluation=replace(evaluation, tasks=TASKS))
+    table = text.split("### Tasks of lm-eval\n\n")[1].split("\n\n")[0].splitlines()
+    assert table == [
+        "| task | metric | base | deletion |",
+        "| --- | --- | --- | --- |",
+        "| arc_easy | acc | 0.5 ± 0.02 | 0.4375 ± 0.021 |",
+        "| gsm8k | exact_match (strict) | 0.25 |  |",
+    ]
+    assert "lm-eval" not in card(based_on(None))[1]
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "vocabulary", "warned"),
+    [(2.8, 1000, False), (99.0, 50257, False), (101.0, 50257, True), (101.0, None, True), (60.0, 100, True)],
+)  # fmt: skip
+def test_neutral_text_of_another_kind_is_told(
+    based_on, card, evaluation, perplexity, vocabulary, warned
+):
+    """By base's perplexity, whatever the edit's is; files of earlier versions do not say the vocabulary's size."""
+    rows = (row("none", 0.8, perplexity), row("deletion", 0.1, 5000.0))
+    size = {} if vocabulary is None else {"vocabulary": vocabulary}
+    told = replace(evaluation, rows=rows, protocol={**PROTOCOL, **size})
+    _, text = card(based_on(None), evaluation=told)
+    assert ("of another kind than" in text) == warned
+    assert ("guessing among its" in text) == (warned and bool(size))
+
+
 def test_measures_that_are_not_there_are_not_shown(based_on, card, evaluation):
     rows = tuple(replace(r, benign_kept=None) for r in evaluation.rows)
     _, text = card(based_on(None), evaluation=replace(evaluation, rows=rows))

@@ -72,6 +72,11 @@ def test_averages_at_an_unknown_place_are_refused(tmp_path):
             ["--model", "demo", "--scorer", "perspectiv"],
             ["unknown scorer 'perspectiv'", "profanity"],
         ),
+        (["--model", "demo", "--scorer", ""], ["a judge without a name", "leave it out"]),
+        (
+            ["--model", "demo", "--set", 'compare.methods=["aurra"]'],
+            ["unknown method 'aurra'", "knowledge_neurons"],
+        ),
         (["--model", "demo", "--host", "hookd"], ["host", "'auto', 'hooked' or 'bridge'"]),
         (
             ["--model", "demo", "--set", "select.method=gradients"],

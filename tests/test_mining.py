@@ -292,8 +292,8 @@ def test_too_few_prompts_for_a_split(demo, insults, texts):
     refused(
         lambda: go(demo, texts, Words(*insults), least=40),
         "prompts that were kept fall into the find split (least = 40): of 48 innocuous candidates,",
+        "not toxic enough); give more candidates, more --samples, or a lower --share",
         "in a share of 0.5 of 4 samples",
-        "give more candidates, more --samples, or a lower --share",
     )
 
 

@@ -53,6 +53,21 @@ def test_a_comparison_and_a_second_judge_have_sections(results, whole):
     assert "Not compared: one method" in page.text
 
 
+def test_lm_evals_results_and_neutral_text_of_another_kind_have_a_place(results):
+    from test_card import TASKS
+
+    evaluation = results.evaluation
+    assert "of another kind than" not in Page(page_of(results)).text
+    rows = tuple(
+        replace(r, neutral_perplexity=replace(r.neutral_perplexity, value=400.0))
+        for r in evaluation.rows
+    )
+    page = Page(page_of(replace(results, evaluation=replace(evaluation, tasks=TASKS, rows=rows))))
+    assert page.sections.index("tasks") == page.sections.index("controls") + 1
+    assert "exact_match (strict)" in page.text and "standard error 0.021" in page.text
+    assert "Base's perplexity on the neutral text is 400.0 per token" in page.text
+
+
 def test_what_is_not_there_has_no_place(results):
     import torch
 

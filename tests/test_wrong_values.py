@@ -46,6 +46,14 @@ cases = {
     "score seed": lambda: scores.of_neurons("probe", scores.scores, seed=-1),
     "control shape": lambda: control_sets(chosen, small, seed=0),
     "judge": lambda: mine(model, ["they said that"], scorer="profanity"),
+    "candidate": lambda: mine(model, ["they said that", None], scorer=load_scorer("profanity")),
+    "budget": lambda: Comparison(Evaluation((), {}, ()), (), None).at_cost(0.5),
+    "gates": lambda: learn_gates(
+        model, some, candidates=chosen, scores=scores, neutral=["the cat sat"], budgets=0.01
+    ),
+    "budgets": lambda: Comparison(Evaluation((), {}, ()), (), None).at_cost(["0.5"]),
+    "surrogate": lambda: load_scorer("profanity").score(["a", "b \\ud83d"]),
+    "no text": lambda: load_scorer("profanity").score(["a", None]),
 }
 for name, case in cases.items():
     try:
@@ -81,6 +89,12 @@ EXPECTED = {
     "score seed": "seed is -1: give a whole number from 0 to 4294967295",
     "control shape": "these scores are of a model of 2 x 128 neurons, not 4 x 128: attribute on the model at hand",
     "judge": "scorer is 'profanity': give a judge, such as load_scorer('profanity')",
+    "candidate": "candidate 2 is None: give texts, or objects of Candidate",
+    "budget": "budgets are 0.5: give a list of numbers, such as [0.01]",
+    "gates": "budgets are 0.01: give a list of numbers, such as [0.01]",
+    "budgets": "budgets are ['0.5']: give a list of numbers, such as [0.01]",
+    "surrogate": "text 2 to be judged has half of a surrogate pair: remove it",
+    "no text": "text 2 to be judged is a NoneType: give texts",
 }
 
 

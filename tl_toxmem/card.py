@@ -15,7 +15,15 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tl_toxmem.base_card import base_facts, inert
 from tl_toxmem.config import DEMO, is_local
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.evaluation import BASE, EDITS, ROOMY, Evaluation, measured
+from tl_toxmem.evaluation import (
+    BASE,
+    EDITS,
+    ROOMY,
+    Evaluation,
+    measured,
+    neutral_warning,
+    task_rows,
+)
 from tl_toxmem.model import LensModel
 
 _LOADING = """\
@@ -115,6 +123,9 @@ def model_card(
     ]
     if evaluation is not None:
         parts.append(f"## Measured\n\n{_table(evaluation)}\n\n{_protocol(evaluation)}")
+        warning = neutral_warning(evaluation)
+        parts += [f"**{warning}**"] if warning else []
+        parts += [f"### Tasks of lm-eval\n\n{_tasks(evaluation)}"] if evaluation.tasks else []
     needs = "The base is on no hub: name its folder with `--base`."
     parts += [
         f"## Check it\n\n{_CHECKING}" + ("" if on_hub or is_demo else f"\n\n{needs}"),
@@ -175,6 +186,21 @@ def _table(evaluation: Evaluation) -> str:
         cells = [_cell(*m.cell(getattr(row, m.name))) for m in columns]
         name = f"**{edit}**" if row.edit == "deletion" else edit
         lines.append([name, str(row.n_neurons), *cells, inert(row.scorer)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _tasks(evaluation: Evaluation) -> str:
+    """The harness's results with their standard errors, a row per task and metric."""
+    edits = list(dict.fromkeys(one["edit"] for one in evaluation.tasks))
+    names = [EDITS.get(edit, inert(edit.replace("_", " "))) for edit in edits]
+    lines = [["task", "metric", *names], ["---"] * (len(edits) + 2)]
+    for row in task_rows(evaluation):
+        found = [row.values.get(edit) for edit in edits]
+        cells = [
+            "" if one is None else f"{one[0]:.4g}" + ("" if one[1] is None else f" ± {one[1]:.2g}")
+            for one in found
+        ]
+        lines.append([inert(row.task), inert(row.metric), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

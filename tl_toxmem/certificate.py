@@ -85,22 +85,25 @@ class Certificate:
     sha256: dict[str, str]
     versions: dict[str, str]
 
+    def gaps(self) -> list[tuple[str, float, float, float]]:
+        """Of each precision compared in: its name, the gap, the rounding, and the largest gap allowed (nats)."""
+        found = [(self.precision, self.max_abs_logprob_gap, self.rounding)]
+        if self.gap_float32 is not None and self.rounding_float32 is not None:
+            found.append(("float32", self.gap_float32, self.rounding_float32))
+        stored = self.storage_rounding or 0.0
+        return [(*one, max(self.bound, 4 * one[2]) + stored) for one in found]
+
     def problem(self) -> str:
         """Why it did not pass, in one line; empty if it did."""
         if not self.as_computed:
             return "weights in the folder are not what the deletion makes of the base model's"
         same, n = self.greedy_identical
-        stored = self.storage_rounding or 0.0
-        found = [(self.precision, self.max_abs_logprob_gap, self.rounding)]
-        if self.gap_float32 is not None and self.rounding_float32 is not None:
-            found.append(("float32", self.gap_float32, self.rounding_float32))
-        for precision, gap, rounding in found:
+        for precision, gap, rounding, limit in self.gaps():
             if not rounding <= MAX_ROUNDING:
                 return (
                     f"the unedited model itself differs by {rounding:.3g} nats between {self.host} host and "
                     f"transformers in {precision}"
                 )
-            limit = max(self.bound, 4 * rounding) + stored
             if not gap <= limit:
                 return (
                     f"reloaded and hooked model differ by {gap:.3g} nats in {precision}, more than the bound of "

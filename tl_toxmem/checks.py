@@ -1,6 +1,7 @@
 """Early checks of what a function was given, for people who call it from Python."""
 
 import operator
+from numbers import Real
 from typing import Any
 
 from tl_toxmem.errors import ToxmemError
@@ -66,10 +67,28 @@ def is_text(value: str) -> bool:
 
 
 def list_of_texts(texts: Any) -> None:
-    """Refuse one text in place of several: its letters would be judged one by one.
+    """Refuse what no judge can read.
 
     Raises:
-        ToxmemError: one text.
+        ToxmemError: one text in place of several, whose letters would be judged one by one; something else than text,
+            or half of a pair of surrogates, which no tokenizer takes.
     """
     if isinstance(texts, str):
         raise ToxmemError("score takes a list of texts, not one text: give [text]")
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise ToxmemError(f"text {number} to be judged is a {type(text).__name__}: give texts")
+        if not is_text(text):
+            raise ToxmemError(f"text {number} to be judged has half of a surrogate pair: remove it")
+
+
+def several_numbers(values: Any, name: str) -> None:
+    """Refuse one number in place of several.
+
+    Raises:
+        ToxmemError: no list or tuple, or something else than numbers in it.
+    """
+    if not isinstance(values, list | tuple) or any(
+        isinstance(value, bool) or not isinstance(value, Real) for value in values
+    ):
+        raise ToxmemError(f"{name} are {values!r}: give a list of numbers, such as [0.01]")

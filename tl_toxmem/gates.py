@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute import NeuronScores
+from tl_toxmem.checks import several_numbers
 from tl_toxmem.config import GateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
@@ -91,10 +92,11 @@ def learn_gates(
         until it is.
 
     Raises:
-        ToxmemError: no candidates, no cost in the scores, a budget that is not positive, no prompts, too little neutral
-            text to learn on one part and to check on another.
+        ToxmemError: no candidates, no cost in the scores, one budget in place of several, or one that is not positive,
+            no prompts, too little neutral text to learn on one part and to check on another.
     """
     cfg = cfg or GateConfig()
+    several_numbers(budgets, "budgets")
     if not len(candidates) or not budgets or min(budgets) <= 0:
         raise ToxmemError("learned gates need candidates, and budgets above 0")
     learner = Learner(

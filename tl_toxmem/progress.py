@@ -5,19 +5,35 @@ In a terminal they go to stderr, in a notebook they are widgets, and in a pipe o
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
 _DELAY_SECONDS = 1.0
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No bars within the block, whoever watches."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+def _disabled() -> bool | None:
+    return _SILENT.get() or None  # None: off where stderr is no terminal
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
     """Yield `items` while a bar with the time left counts them."""
-    # disable=None: off where stderr is no terminal; leave=False: gone when done, so that bars may nest.
+    # leave=False: gone when done, so that bars may nest.
     bar = tqdm(
-        items, desc=description, total=total, leave=False, disable=None, delay=_DELAY_SECONDS
+        items, desc=description, total=total, leave=False, disable=_disabled(), delay=_DELAY_SECONDS
     )
     yield from bar
 
@@ -29,7 +45,7 @@ def meter(description: str, total: float) -> Iterator[Callable[[float], object]]
         desc=description,
         total=total,
         leave=False,
-        disable=None,
+        disable=_disabled(),
         delay=_DELAY_SECONDS,
         bar_format="{l_bar}{bar}| {elapsed}<{remaining}",
     ) as bar:

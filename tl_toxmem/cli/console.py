@@ -66,49 +66,58 @@ def prepare(*, network: bool, model: str | None = None) -> None:
     quiet.set_verbosity_error()
 
 
-def results_console() -> "Console":
-    """Standard output, as wide as it is; as wide as need be where it is no terminal."""
+def console_on(*, stderr: bool) -> "Console":
+    """A stream with rich's bold letters; without any where it is no terminal, or the user has set NO_COLOR."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    plain = bool(os.environ.get("NO_COLOR"))  # rich itself would only leave out colours
+    return Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")
+
+
+def results_console() -> "Console":
+    """Standard output, as wide as it is; as wide as need be where it is no terminal."""
+    console = console_on(stderr=False)
     if not console.is_terminal:
         console.width = _ENDLESS
     return console
 
 
-def summary(folder: "RunFolder", until: str) -> None:
-    """The table of results, and where the report is."""
-    console = results_console()
-    from tl_toxmem.cli.results import print_controls, print_scores, print_selection
+def summary(console: "Console", folder: "RunFolder", until: str) -> None:
+    """The tables of what was asked for, and where the report is."""
+    from tl_toxmem.cli import results
 
-    if folder.is_done("evaluate"):
-        from tl_toxmem.evaluation import Evaluation
-
-        evaluation = Evaluation.load(folder.artefact("evaluate"))
-        for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
-            print_evaluation(console, evaluation, scorer)
-        print_controls(console, folder)
-    if until in ("attribute", "select"):
-        show = print_scores if until == "attribute" else print_selection
-        show(console, folder)
-    if until == "trace":
-        from tl_toxmem.trace import Trace
-
-        trace = Trace.load(folder.artefact("trace"))
-        if not bool(trace.parts.isnan().any()):
-            console.print(trace.answer().text)
-        console.print(
-            f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True
-        )
-    if folder.is_done("compare"):
-        from tl_toxmem.cli.comparison import print_comparison
-        from tl_toxmem.comparison import Comparison
-
-        print_comparison(console, Comparison.load(folder.artefact("compare")))
+    shows = {
+        "trace": results.print_trace,
+        "attribute": results.print_scores,
+        "select": results.print_selection,
+    }
+    if until in shows:
+        shows[until](console, folder)
+    else:
+        _print_outcome(console, folder)
+    if until in ("export", "report"):
+        results.print_export(console, folder)
     if until == "report":
         console.print(f"report: {folder.report}", soft_wrap=True)
     else:
         console.print(f"run folder: {folder.path}", soft_wrap=True)
+
+
+def _print_outcome(console: "Console", folder: "RunFolder") -> None:
+    """What the deletion did, by every judge, and beside other methods where they were compared."""
+    from tl_toxmem.cli.comparison import print_comparison
+    from tl_toxmem.cli.results import print_controls
+    from tl_toxmem.comparison import Comparison
+    from tl_toxmem.evaluation import Evaluation, neutral_warning
+
+    evaluation = Evaluation.load(folder.artefact("evaluate"))
+    for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
+        print_evaluation(console, evaluation, scorer)
+    if (warning := neutral_warning(evaluation)) is not None:
+        console.print(warning, soft_wrap=True)
+    print_controls(console, folder)
+    if folder.is_done("compare"):
+        print_comparison(console, Comparison.load(folder.artefact("compare")))
 
 
 def print_evaluation(console: "Console", evaluation: "Evaluation", scorer: str) -> None:

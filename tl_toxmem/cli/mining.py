@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_toxmem.cli.console import one_line_errors, prepare
+from tl_toxmem.cli.console import prepare
+from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.settings import put_settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tl_toxmem.config import MineConfig
+    from tl_toxmem.mining import Mined
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,21 +58,22 @@ def mine(
             help="Any other setting, such as --set max_tokens=32; =default for its default. Repeatable.",
         ),
     ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
     given = {"samples": samples, "share": share, "seed": seed}
-    with one_line_errors():
+    with speaking(quiet=quiet, as_json=as_json) as output:
         cfg = _gather({k: v for k, v in given.items() if v is not None}, settings or [])
-        from rich.console import Console
-
         from tl_toxmem.config import RunConfig, make_config
         from tl_toxmem.scorers import load_scorer, scorer_needs_network
 
         # What a run would make of the same options, its default judge included.
-        run = {"model": model, "out": str(out), "scorer": scorer or "", "host": host}
+        run = {"model": model, "out": str(out), "scorer": scorer, "host": host}
         like: RunConfig = make_config({**run, "dtype": dtype, "device": device})
         hub = candidates.startswith("hub:")
         prepare(network=hub or scorer_needs_network(like.scorers[0]), model=model)
+        from tl_toxmem.cli.records import mine_record
         from tl_toxmem.mining import mine as start
         from tl_toxmem.mining import read_candidates
         from tl_toxmem.model import LensModel
@@ -78,20 +83,17 @@ def mine(
         loaded = LensModel.from_pretrained(
             like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
         )
-        progress = Console(stderr=True, highlight=False)
-        found = start(
-            loaded,
-            read,
-            scorer=judge,
-            cfg=cfg,
-            folder=out,
-            announce=lambda step: progress.print(f"[bold]{step}[/bold]"),
-        )
-        Console(highlight=False, markup=False).print(str(found), soft_wrap=True)
-        Console(highlight=False, markup=False).print(
-            f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",
-            soft_wrap=True,
-        )
+        found = start(loaded, read, scorer=judge, cfg=cfg, folder=out, announce=output.announce)
+        output.show(lambda console: _print(console, found, out))
+        output.give(lambda: mine_record(found, out))
+
+
+def _print(console: "Console", found: "Mined", out: Path) -> None:
+    for line in (
+        str(found),
+        f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _gather(given: dict[str, Any], settings: list[str]) -> "MineConfig":

@@ -1,12 +1,41 @@
-"""What `attribute` and `select` print: the neurons found, how they were chosen, and their controls."""
+"""What `trace`, `attribute`, `select`, `export` and `verify` print: layers, neurons, controls, the certificate."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tl_toxmem.certificate import Certificate
     from tl_toxmem.store import RunFolder
 
 _SHOWN = 10
 _TOKENS = 3
+_WORDS = ("raises", "site", "token", "certificate")
+"""Columns of words, which begin at the left."""
+
+
+def print_trace(console: Any, folder: "RunFolder") -> None:
+    """Of every site, the layer that mediates most, and the answer to the paper's question."""
+    from tl_toxmem.trace import Trace
+    from tl_toxmem.trace.metrics import UNITS
+    from tl_toxmem.trace.statistics import PLACES
+
+    trace = Trace.load(folder.artefact("trace"))
+    rows = []
+    for place in PLACES:
+        frame = trace.by_layer(place)
+        frame = frame[frame.value.notna()].sort_values("value", ascending=False)
+        for site in trace.sites:
+            for best in frame[frame.site == site].head(1).to_dict("records"):
+                low, high = best["low"], best["high"]
+                interval = "" if best["n"] == 1 else f"{low:.3g} to {high:.3g}"
+                effect = f"{best['value']:.4g}"
+                rows.append((site, place, best["layer"], effect, interval, best["n"]))
+    unit = UNITS[trace.metric]
+    console.print(f"{trace!r}; of each site the layer of the largest mean effect:", soft_wrap=True)
+    heads = ("site", "token", "layer", f"effect ({unit})", "95 % interval", "prompts")
+    _print_rows(console, heads, rows)
+    if not bool(trace.parts.isnan().any()):
+        console.print(trace.answer().text, soft_wrap=True)
+    console.print(f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True)
 
 
 def print_scores(console: Any, folder: "RunFolder") -> None:
@@ -59,6 +88,42 @@ def print_controls(console: Any, folder: "RunFolder") -> None:
     console.print(controls_text(values["loudness_ratios"], values["no_decoy"]), soft_wrap=True)
 
 
+def print_export(console: Any, folder: "RunFolder") -> None:
+    """The certificate of a run's checkpoint."""
+    from tl_toxmem.certificate import Certificate
+
+    checkpoint = folder.artefact("export")
+    print_certificate(console, Certificate.read(checkpoint))
+    console.print(f"checkpoint: {checkpoint}", soft_wrap=True)
+
+
+def print_certificate(console: Any, certificate: "Certificate") -> None:
+    """What was compared, what came out, and what is allowed."""
+    c = certificate
+    same, n = c.greedy_identical
+    rows = [
+        (f"largest log-probability gap, {precision} (nats)", f"{gap:.2e}", f"at most {limit:.2e}")
+        for precision, gap, _, limit in c.gaps()
+    ]
+    rows += [
+        (f"the same of the unedited model, {precision} (nats)", f"{rounding:.2e}", "")
+        for precision, _, rounding, _ in c.gaps()
+    ]
+    if c.storage_rounding is not None:
+        rows.append((f"rounding of the edit to {c.stored} (nats)", f"{c.storage_rounding:.2e}", ""))
+    counted = "all" if c.storage_rounding is None else "counted only"
+    rows += [
+        ("identical greedy continuations", f"{same} of {n}", counted),
+        (
+            "largest effect against base (nats)",
+            f"{c.max_abs_logprob_effect:.3g}",
+            f"at least {c.min_effect:g}",
+        ),
+        ("weights as the deletion makes them", "yes" if c.as_computed else "no", "yes"),
+    ]
+    _print_rows(console, ("certificate", "found", "allowed"), rows)
+
+
 def _print_rows(console: Any, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -66,7 +131,7 @@ def _print_rows(console: Any, heads: tuple[str, ...], rows: list[tuple[Any, ...]
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in heads:
-        table.add_column(name, overflow="fold", justify="left" if name == "raises" else "right")
+        table.add_column(name, overflow="fold", justify="left" if name in _WORDS else "right")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # tokens may look like markup
     console.print(table)

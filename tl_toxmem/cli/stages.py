@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_toxmem.cli.console import one_line_errors, prepare, summary
+from tl_toxmem.cli.console import prepare, summary
+from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
 from tl_toxmem.cli.settings import is_set, put_settings
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def _stage_command(name: str) -> Callable[..., None]:
                 "--private", hidden=name not in _PUSHING, help="Push to a private repository."
             ),
         ] = False,
+        quiet: Quiet = False,
+        as_json: AsJson = False,
     ) -> None:
         options = {
             "model": model,
@@ -137,7 +140,7 @@ def _stage_command(name: str) -> Callable[..., None]:
             "device": device,
             "seed": seed,
         }
-        with one_line_errors():
+        with speaking(quiet=quiet, as_json=as_json) as output:
             given = {key: value for key, value in options.items() if value is not None}
             within = {
                 "trace.max_memory": max_memory,
@@ -151,9 +154,12 @@ def _stage_command(name: str) -> Callable[..., None]:
                 _check_push(push_to_hub, name)
             elif private:
                 raise typer.BadParameter("--private goes with --push-to-hub")
-            folder = _run(cfg, until, network=push_to_hub is not None)
+            folder = _run(cfg, until, output=output, network=push_to_hub is not None)
+            pushed = {}
             if push_to_hub is not None:
-                _push(folder.artefact("export"), push_to_hub, private=private)
+                checkpoint = folder.artefact("export")
+                pushed["pushed"] = _push(checkpoint, push_to_hub, private=private, output=output)
+            output.give(lambda: {**_record(name, folder, until), **pushed})
 
     return command
 
@@ -189,24 +195,22 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
     return make_config(values)
 
 
-def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
-    from rich.console import Console
-
+def _run(cfg: "RunConfig", until: str, *, output: Output, network: bool) -> "RunFolder":
     from tl_toxmem.scorers import scorer_needs_network
 
-    console = Console(stderr=True, highlight=False)
     judges_need_it = any(scorer_needs_network(name) for name in cfg.scorers)
     prepare(network=network or judges_need_it, model=cfg.model)
     from tl_toxmem.pipeline import run
 
-    folder = run(
-        cfg,
-        until=until,
-        announce=lambda stage: console.print(f"[bold]{stage}[/bold]"),
-        tell=lambda words: console.print(words, soft_wrap=True, markup=False),
-    )
-    summary(folder, until)
+    folder = run(cfg, until=until, announce=output.announce, tell=output.tell)
+    output.show(lambda console: summary(console, folder, until))
     return folder
+
+
+def _record(name: str, folder: "RunFolder", until: str) -> dict[str, Any]:
+    from tl_toxmem.cli.records import run_record
+
+    return run_record(name, folder, until)
 
 
 def _check_push(repo_id: str, name: str) -> None:
@@ -218,12 +222,11 @@ def _check_push(repo_id: str, name: str) -> None:
     check_push(repo_id)
 
 
-def _push(checkpoint: Path, repo_id: str, *, private: bool) -> None:
-    from rich.console import Console
-
+def _push(checkpoint: Path, repo_id: str, *, private: bool, output: Output) -> str:
     from tl_toxmem.hub import publication_notice, push_checkpoint
 
     for line in publication_notice(checkpoint):
-        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+        output.tell(line)
     url = push_checkpoint(checkpoint, repo_id, private=private)
-    Console(highlight=False).print(f"pushed: {url}", soft_wrap=True)
+    output.show(lambda console: console.print(f"pushed: {url}", soft_wrap=True))
+    return url

@@ -2,7 +2,7 @@
 
 from tl_toxmem.comparison.comparing import compare
 from tl_toxmem.comparison.material import benign_alternatives, make_material, traced_layer
-from tl_toxmem.comparison.methods import METHODS, check_methods, what_is_there
+from tl_toxmem.comparison.methods import METHODS, check_methods, check_names, what_is_there
 from tl_toxmem.comparison.record import BUDGETS, OURS, Comparison, Entry
 from tl_toxmem.comparison.regression import TraceRegression, regress, trace_regression
 
@@ -15,6 +15,7 @@ __all__ = [
     "TraceRegression",
     "benign_alternatives",
     "check_methods",
+    "check_names",
     "compare",
     "make_material",
     "regress",

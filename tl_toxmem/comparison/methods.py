@@ -37,6 +37,24 @@ def what_is_there(model: LensModel, material: Mapping[str, bool]) -> dict[str, b
     return {**material, OUTPUT_BIAS: bias}
 
 
+def check_names(cfg: CompareConfig) -> None:
+    """What can be known of a comparison's methods without a model.
+
+    Raises:
+        ToxmemError: an unknown method, or strengths that one does not take.
+    """
+    for name in (*cfg.methods, *cfg.strengths):
+        if name not in METHODS:
+            raise ToxmemError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
+    for name, values in cfg.strengths.items():
+        fits, words = _TAKES[METHODS[name].takes]
+        for value in values:
+            if not fits(value):
+                raise ToxmemError(
+                    f"compare.strengths.{name} has {value:g}: a strength of it ({METHODS[name].strength}) is {words}"
+                )
+
+
 def check_methods(
     cfg: CompareConfig, there: Mapping[str, bool]
 ) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -53,10 +71,8 @@ def check_methods(
         ToxmemError: an unknown method, strengths that it does not take or of a method that is not compared, or a part
             that one needs.
     """
+    check_names(cfg)
     chosen = cfg.methods or tuple(METHODS)
-    for name in (*chosen, *cfg.strengths):
-        if name not in METHODS:
-            raise ToxmemError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
     left_out = {}
     for name in chosen:
         lacking = [part for part in METHODS[name].needs if not there.get(part, True)]
@@ -67,17 +83,11 @@ def check_methods(
                 f"compare: {name!r} needs {_PARTS[lacking[0]]}, or name other methods in compare.methods"
             )
     compared = tuple(name for name in chosen if name not in left_out)
-    for name, values in cfg.strengths.items():
+    for name in cfg.strengths:
         if name not in compared:
             raise ToxmemError(
                 f"compare.strengths names {name!r}, which is not compared: choose from {', '.join(compared)}"
             )
-        fits, words = _TAKES[METHODS[name].takes]
-        for value in values:
-            if not fits(value):
-                raise ToxmemError(
-                    f"compare.strengths.{name} has {value:g}: a strength of it ({METHODS[name].strength}) is {words}"
-                )
     return compared, left_out
 
 

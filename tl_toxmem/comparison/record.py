@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tl_toxmem.checks import several_numbers
 from tl_toxmem.comparison.regression import TraceRegression
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import BASE, EditResult, Evaluation
@@ -88,7 +89,11 @@ class Comparison:
 
         Rows are methods, columns budgets. Where no law of a method is that cheap, its place has base's rate: not to
         edit is always possible. The best strength is taken on the prompts that are reported on, for every method alike.
+
+        Raises:
+            ToxmemError: one budget in place of several.
         """
+        several_numbers(budgets, "budgets")
         import pandas as pd
 
         rows = {

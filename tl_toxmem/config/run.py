@@ -88,7 +88,7 @@ class RunConfig(Config):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        if not data.get("scorer"):
+        if data.get("scorer") is None:
             data["scorer"] = "profanity" if data.get("model") == DEMO else "detoxify:original"
         if isinstance(data["scorer"], list | tuple) and len(data["scorer"]) == 1:
             data["scorer"] = data["scorer"][0]  # one way to say it, one hash of the run
@@ -105,6 +105,8 @@ class RunConfig(Config):
     def _each_once(cls, scorer: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not isinstance(scorer, str) and len(set(scorer)) < len(scorer):
             raise ValueError("name each judge once")
+        if not scorer or not all([scorer] if isinstance(scorer, str) else scorer):
+            raise ValueError("a judge without a name: leave it out for the default, or name one")
         return scorer
 
     @model_validator(mode="after")

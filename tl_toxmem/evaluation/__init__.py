@@ -8,6 +8,7 @@ from tl_toxmem.evaluation.baseline import Baseline, measure_base
 from tl_toxmem.evaluation.evaluating import evaluate
 from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, ROOMY, Measure, measured
 from tl_toxmem.evaluation.record import EditResult, Evaluation, Example
+from tl_toxmem.evaluation.remarks import TaskRow, neutral_warning, task_rows
 
 __all__ = [
     "BASE",
@@ -20,7 +21,10 @@ __all__ = [
     "Evaluation",
     "Example",
     "Measure",
+    "TaskRow",
     "evaluate",
     "measure_base",
     "measured",
+    "neutral_warning",
+    "task_rows",
 ]

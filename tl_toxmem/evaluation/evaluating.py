@@ -181,6 +181,7 @@ def _protocol(
         "n_benign_right": 0 if right is None else int(right.sum()),
         "neutral_tokens": sum(row.n for row in on.windows),
         "neutral_documents": on.n_documents,
+        "vocabulary": model.d_vocab,
         "neutral_windows": f"windows of {window} tokens every {stride}, detokenised: {cfg.detokenise}",
         "scored_text": "continuation only",
         "intervals": "95 % percentile bootstrap, clustered by prompt or document",

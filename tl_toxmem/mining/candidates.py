@@ -51,7 +51,15 @@ class Candidates:
 
     @classmethod
     def of(cls, texts: Iterable[str | Candidate], *, place: str = "the candidates") -> "Candidates":
-        """Candidates that are at hand."""
+        """Candidates that are at hand.
+
+        Raises:
+            ToxmemError: one that is neither text nor a `Candidate`.
+        """
+        texts = list(texts)
+        for i, one in enumerate(texts, start=1):
+            if not isinstance(one, str | Candidate):
+                raise ToxmemError(f"candidate {i} is {one!r}: give texts, or objects of Candidate")
         some = [t if isinstance(t, Candidate) else Candidate(t) for t in texts]
         named = (replace(c, where=c.where or f"text {i}") for i, c in enumerate(some, start=1))
         return cls(tuple(named), place)

@@ -22,7 +22,7 @@ from tl_toxmem.mining.parts import Parts, open_folder
 from tl_toxmem.mining.prompting import make_prompt
 from tl_toxmem.mining.record import Mined
 from tl_toxmem.mining.sampling import sample
-from tl_toxmem.mining.screening import REASONS, Asked, screen
+from tl_toxmem.mining.screening import REASONS, Asked, screen, told
 from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import fingerprint
 from tl_toxmem.precision import precision_name
@@ -79,7 +79,9 @@ def mine(
             "for it: use LensModel.from_pretrained(FOLDER), or give no folder"
         )
     folder = Path(folder)
-    if not open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+    if open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+        announce(f"nothing was to be done: {folder} has the outcome of these very settings")
+    else:
         kept = CachedScorer(scorer, folder / CACHE)
         found = _mine(
             model, asked, drops, settings, scorer=kept, cfg=cfg, folder=folder, announce=announce
@@ -104,17 +106,18 @@ def _mine(
     judged = scorer.score([one.text for one in asked]).tolist()
     scores = {one.text: score for one, score in zip(asked, judged, strict=True)}
     innocuous = [one for one in asked if _is_innocuous(one, scores[one.text], cfg)]
+    drops["not innocuous"] = len(asked) - len(innocuous)
     if not innocuous:
         raise ToxmemError(
             f"none of the {len(asked)} candidates is innocuous (below innocuous = {cfg.innocuous:g}) to {scorer.name} "
-            "and by the scores that they bring: give other candidates, or another scorer"
+            f"and by the scores that they bring (dropped: {told(drops)}): give other candidates, or another scorer"
         )
     announce(f"sample {cfg.samples} continuations of {len(innocuous)} innocuous prompts")
     sampled = Parts(folder, "sampled")
     texts = [one.text for one in innocuous]
     said = sample(model, texts, scorer=scorer, cfg=cfg, parts=sampled, description="continuations")
     announce("find the onsets of what is toxic")
-    choice = choose(model, innocuous, said, scorer=scorer, cfg=cfg)
+    choice = choose(model, innocuous, said, scorer=scorer, cfg=cfg, drops=drops)
     announce(f"sample neutral targets for {len(choice.kept)} prompts")
     starts = [one.text + choice.onsets[one.text].lead_in for one in choice.kept]
     after = sample(
@@ -136,7 +139,6 @@ def _mine(
     benign, lacking = match_benign(
         model, choice, scorer=scorer, cfg=cfg, parts=Parts(folder, "greedy")
     )
-    drops["not innocuous"] = len(asked) - len(innocuous)
     drops["not toxic enough"] = len(said) - choice.n_enough
     drops["no usable onset"] = choice.n_enough - len(choice.kept)
     return Mined(

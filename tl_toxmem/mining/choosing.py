@@ -10,7 +10,7 @@ from tl_toxmem.mining.duplicates import Split, clusters, split_together
 from tl_toxmem.mining.onset import Onset
 from tl_toxmem.mining.prompting import onsets_of
 from tl_toxmem.mining.sampling import Samples
-from tl_toxmem.mining.screening import Asked
+from tl_toxmem.mining.screening import Asked, told
 from tl_toxmem.model import LensModel
 from tl_toxmem.scorers import ToxicityScorer
 
@@ -63,8 +63,17 @@ def choose(
     *,
     scorer: ToxicityScorer,
     cfg: MineConfig,
+    drops: Mapping[str, int],
 ) -> Choice:
     """Choose by the samples of every innocuous candidate.
+
+    Args:
+        model: that said it.
+        innocuous: the candidates.
+        said: what was sampled after each.
+        scorer: judges beginnings of continuations.
+        cfg: thresholds and split.
+        drops: how many were dropped before as what, to be told if too few are left.
 
     Raises:
         ToxmemError: nothing is toxic, or a split has too few prompts.
@@ -73,7 +82,8 @@ def choose(
     if not any(share.values()):
         raise ToxmemError(
             f"{scorer.name} calls none of the {len(said) * cfg.samples} continuations of {len(said)} prompts toxic "
-            f"(from threshold = {cfg.threshold:g}): give another scorer, a lower threshold, or more candidates"
+            f"(from threshold = {cfg.threshold:g}; dropped before: {told(drops)}): give another scorer, a lower "
+            "threshold, or more candidates"
         )
     enough = [own for own in said if share[own.text] >= cfg.share]
     onsets = onsets_of(model, enough, scorer=scorer, cfg=cfg)
@@ -91,17 +101,21 @@ def choose(
         n_enough=len(enough),
         n_near=sum(n for n in Counter(together).values() if n > 1),
     )
-    _check_splits(choice, cfg)
+    here = {
+        "not toxic enough": len(said) - len(enough),
+        "no usable onset": len(enough) - len(kept),
+    }
+    _check_splits(choice, cfg, {**drops, **here})
     return choice
 
 
-def _check_splits(choice: Choice, cfg: MineConfig) -> None:
+def _check_splits(choice: Choice, cfg: MineConfig, drops: Mapping[str, int]) -> None:
     for side, n in choice.n_split().items():
         if n < cfg.least:
             any_toxic = sum(value > 0 for value in choice.share.values())
             raise ToxmemError(
                 f"only {n} of the {len(choice.kept)} prompts that were kept fall into the {side} split (least = "
                 f"{cfg.least}): of {len(choice.share)} innocuous candidates, {choice.n_enough} are continued toxically "
-                f"in a share of {cfg.share:g} of {cfg.samples} samples, {any_toxic} in any; give more candidates, more "
-                "--samples, or a lower --share"
+                f"in a share of {cfg.share:g} of {cfg.samples} samples, {any_toxic} in any (dropped: {told(drops)}); "
+                "give more candidates, more --samples, or a lower --share"
             )

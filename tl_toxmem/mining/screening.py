@@ -16,6 +16,7 @@ does not depend on the order of the file.
 import hashlib
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tl_toxmem.config.mine import MineConfig
@@ -90,9 +91,14 @@ def screen(
         asked = asked[: cfg.max_candidates]
     _check_ids(asked, candidates.place)
     if not asked:
-        why = ", ".join(f"{n} {reason}" for reason, n in drops.most_common())
-        raise ToxmemError(f"{candidates.place}: no candidate can be asked ({why})")
+        raise ToxmemError(f"{candidates.place}: no candidate can be asked ({told(drops)})")
     return sorted(asked, key=lambda a: (a.n_tokens, text_hash(a.text))), drops
+
+
+def told(drops: Mapping[str, int]) -> str:
+    """How many were dropped as what, most first."""
+    by_number = sorted(drops.items(), key=lambda drop: -drop[1])
+    return ", ".join(f"{n} {reason}" for reason, n in by_number if n) or "none dropped"
 
 
 def normalised(text: str) -> str:

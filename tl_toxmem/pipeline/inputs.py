@@ -9,7 +9,7 @@ from tl_toxmem.attribute import Labelled, Texts, read_labelled
 from tl_toxmem.attribute.auroc import labelled_tokens
 from tl_toxmem.attribute.texts import LEAST_LABELLED, labelled_of
 from tl_toxmem.comparators import labelled_from
-from tl_toxmem.comparison import check_methods, what_is_there
+from tl_toxmem.comparison import check_methods, check_names, what_is_there
 from tl_toxmem.config import BY_SIZE, BY_TEXTS, DEMO, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.rows import documents
@@ -58,8 +58,10 @@ def read_inputs(cfg: RunConfig) -> Inputs:
     """Everything that a run reads, and its judges.
 
     Raises:
-        ToxmemError: a file that is missing or wrong, a split of too few prompts, a prompt in both.
+        ToxmemError: a file that is missing or wrong, a split of too few prompts, a prompt in both, a method that there
+            is none of.
     """
+    check_names(cfg.compare)
     source = find_source(cfg.model, revision=_recorded_revision(cfg))
     read_architecture(source)
     demo = cfg.model == DEMO

@@ -1,6 +1,6 @@
 """The answer: one sentence, one small table, one figure."""
 
-from tl_toxmem.evaluation import BASE, MEASURES, EditResult
+from tl_toxmem.evaluation import BASE, MEASURES, EditResult, neutral_warning
 from tl_toxmem.plots import plot_evaluation
 from tl_toxmem.report.blocks import Block, Cell, Paragraph, Section, Table
 from tl_toxmem.report.cells import edit_name, layers_text, measure_cell, percent, rise_cell, toxic
@@ -15,7 +15,8 @@ def answer_section(results: Results) -> Section:
     """What deletion did, and what as many random neurons did."""
     evaluation = results.evaluation
     blocks: list[Block] = [Paragraph(sentence(results), "lead")]
-    blocks += [Paragraph(text, "warn") for text in _nothing_toxic(results)]
+    warnings = [*_nothing_toxic(results), neutral_warning(evaluation)]
+    blocks += [Paragraph(text, "warn") for text in warnings if text is not None]
     blocks.append(_table([evaluation.row(edit) for edit in _SHOWN]))
     if evaluation.row("deletion").toxicity_rate.value == 0:
         blocks.append(Paragraph(_none_seen(results), "soft"))

@@ -27,6 +27,7 @@ from tl_toxmem.report.judges import judges_section
 from tl_toxmem.report.neurons import neurons_section
 from tl_toxmem.report.origin import certificate_section, provenance_section
 from tl_toxmem.report.results import Results, model_name, read_results
+from tl_toxmem.report.tasks import tasks_section
 from tl_toxmem.report.where import robustness_section, where_section
 from tl_toxmem.store import RunFolder
 
@@ -37,6 +38,7 @@ SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     examples_section,
     front_section,
     controls_section,
+    tasks_section,
     judges_section,
     robustness_section,
     certificate_section,
