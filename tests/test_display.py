@@ -28,7 +28,7 @@ class Page(HTMLParser):
 
 def check(record, *said):
     """What holds for every record; the page's text and the plain one, both of which say what is given."""
-    source, text = record._repr_html_(), str(record)
+    source, text = record._repr_html_(), str(record.display())
     page = Page(source)
     assert set(page.tags) <= {"p", "strong", "small", "div", "table", "tr", "th", "td"}
     assert {name for name, _ in page.attributes} <= {"style"}
@@ -38,7 +38,9 @@ def check(record, *said):
         for words in said:
             assert words in shown, (words, shown)
     assert len(text.splitlines()) <= SCREEN
-    assert len(repr(record).splitlines()) <= SCREEN
+    for told in (repr(record), str(record)):
+        assert len(told.splitlines()) <= SCREEN
+        assert "idiot" not in told and "\x1b" not in told
     return page, text
 
 
@@ -213,7 +215,7 @@ def test_neuron_sets_and_deletions(load):
     check(NeuronSet((), 4, 128), "0 neurons in 0 layers")
     every = NeuronSet(tuple((i, j) for i in range(48) for j in range(300)), 48, 300)
     check(every, "14,400 neurons in 48 layers", "… and 28 more")
-    assert repr([some]) == "[NeuronSet(3 neurons: L1: 2, L3: 1)]", "one line among others"
+    assert repr([some]) == f"[{some}]" == "[NeuronSet(3 neurons: L1: 2, L3: 1)]", "one line"
     law = Deletion.scale(some, torch.tensor([0.5, 0.25, 0.0]))
     low_rank = {0: (torch.eye(128)[:, :2], torch.ones(2, 32))}
     both = law.then(Deletion.low_rank(low_rank, n_layers=4))

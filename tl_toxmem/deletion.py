@@ -86,6 +86,9 @@ class Deletion(Displayed):
     def __repr__(self) -> str:
         return f"Deletion({self.law}, {self.neurons!r})"
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def display(self) -> Display:
         """A row per layer: the law and the neurons that it is on."""
         rows = []

@@ -64,6 +64,9 @@ class NeuronSet(Displayed):
         counts = ", ".join(f"L{layer}: {len(ns)}" for layer, ns in self.by_layer().items())
         return f"NeuronSet({len(self)} neurons{': ' if counts else ''}{counts})"
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def display(self) -> Display:
         """A row per layer."""
         rows = tuple(
