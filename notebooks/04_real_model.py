@@ -86,7 +86,7 @@ mined
 # the choice. We take few of each.
 
 # %%
-find, report = mined.prompts.find.first(8), mined.prompts.report.first(8)
+find, report = mined.prompts.find.first(12), mined.prompts.report.first(12)
 assert not {p.prompt for p in find} & {p.prompt for p in report}
 
 choosing, reporting = split_documents(read_documents(default_neutral()))
@@ -144,7 +144,7 @@ top.assign(token=top.token.map(mask_slurs))[
 
 # %%
 trace = causal_trace(
-    model, find, cfg=screened.model_copy(update={"max_prompts": 4, "positions": "last"})
+    model, find, cfg=screened.model_copy(update={"max_prompts": 10, "positions": "last"})
 )
 trace.plot("layers")
 
@@ -155,22 +155,23 @@ trace.plot("shares")
 trace
 
 # %% [markdown]
-# Shares need not add up to 100 %: what one third gives back, another may give back too. With so few
-# prompts the intervals are wide, and the answer in words refuses to be one. A run of `tl-toxmem` traces
-# more prompts, and benign ones of the same lengths beside them: only what is *more* for toxic targets
-# than for any others is about toxicity.
+# Shares need not add up to 100 %: what one third gives back, another may give back too. Early MLPs that
+# are put back at all tokens may only rebuild the sentence from its noise, whatever comes after it; that
+# says nothing about toxic words. Only what is *more* for toxic targets than for others is about
+# toxicity, and so a run of `tl-toxmem` traces benign prompts of the same lengths as well, and more of
+# either: from fewer than ten prompts no answer is given at all.
 #
 # ## Which neurons
 #
 # One backward pass gives every neuron a score: what the target's log-probability would lose without it,
-# to first order. Neutral text gives each a cost. The five highest, and five others at random, are really
-# silenced.
+# to first order. Neutral text gives each a cost. The ten highest, and twenty others at random, are
+# really silenced, which is what `measured` says.
 
 # %%
 scores = attribute_neurons(
     model,
     find,
-    cfg=AttributeConfig(verify_top=5, verify_random=5, verify_prompts=4, max_cost_tokens=400),
+    cfg=AttributeConfig(verify_top=10, verify_random=20, verify_prompts=6, max_cost_tokens=600),
     neutral=choosing,
 )
 assert scores.scores.shape == (model.n_layers, model.d_mlp) == (30, 1536)
@@ -180,6 +181,9 @@ scores
 scores.frame(20).round(4)
 
 # %% [markdown]
+# Look at the intervals first. Where one includes zero, the neuron speaks for some targets and against
+# others: the prompts have different targets, and a high mean may be the work of one of them.
+#
 # The frame is an ordinary DataFrame. In which layers are the hundred highest?
 
 # %%
@@ -273,10 +277,9 @@ evaluation = evaluate(
 evaluation
 
 # %% [markdown]
-# Where two judges were asked, the notes say how far they agree: a rate is one judge's rate. The table
-# warns of few prompts, and the intervals say the rest. Eight prompts, two samples each, cannot tell a
-# deletion that works from one that does not unless it is very strong; the hundred report prompts of a
-# run can.
+# Where two judges were asked, the notes say how far they agree: a rate is one judge's rate. And look at
+# the intervals: a dozen prompts, two samples each, cannot tell a deletion that works from one that does
+# not unless it is very strong. A hundred report prompts can.
 
 # %%
 assert [row.n_neurons for row in evaluation.rows[:: len(judges)]] == [0, 100, 100]

@@ -117,7 +117,8 @@ def test_a_trace(load, hostile):
     screened = causal_trace(
         load(), hostile, cfg=TraceConfig(n_noise=2, screen="gradient", verify_top=2)
     )
-    check(screened, "% measured", "Screened: ")
+    check(screened, "cells", "measured", "Screened: ")
+    assert "cells" not in cells
     other = causal_trace(load(), hostile, cfg=TraceConfig(n_noise=2, noise_level=9.0))
     check(replace(trace, benign=other), "No answer: the traces differ in noise")
     without = TraceConfig(n_noise=2, parts=False, sites=("resid_post",), max_prompts=1)

@@ -20,11 +20,11 @@ def summary(trace: "Trace") -> Display:
     total = mean_estimate(trace.total_effect.numpy(), seed=trace.seed)
     headline = (
         f"Trace of {count(n, 'prompt')} through {count(n_layers, 'layer')}: {_corruption(trace)} takes "
-        f"{estimate_text(total)} {UNITS[trace.metric]} from the target, mean over prompts"
+        f"{estimate_text(total)} {UNITS[trace.metric]} from the target{', mean over prompts' if n > 1 else ''}"
     )
     largest = "In brackets: 95 % intervals over prompts. The largest of all layers is likely too large: see by_layer."
     tables, notes = [_largest(trace)], [largest]
-    if not bool(trace.exact[~trace.effect.isnan()].all()):
+    if not _is_measured(trace):
         share = float(trace.exact[~trace.effect.isnan()].float().mean())
         notes.append(f"Screened: {share:.1%} of the cells were measured, the others estimated.")
     if not bool(trace.parts.isnan().any()):
@@ -37,6 +37,11 @@ def _corruption(trace: "Trace") -> str:
     if trace.corruption == "noise":
         return f"noise of {trace.noise:.3g} on the subject ({count(trace.n_noise, 'draw')})"
     return {"replace": "the counterfactual"}.get(trace.corruption, "the mean embedding")
+
+
+def _is_measured(trace: "Trace") -> bool:
+    """Whether every cell was, and none estimated by a screening."""
+    return bool(trace.exact[~trace.effect.isnan()].all())
 
 
 def _largest(trace: "Trace") -> Table:
@@ -52,11 +57,14 @@ def _largest(trace: "Trace") -> Table:
             own = [row for row in found if row["site"] == site]
             if not own or "_without_" in site:
                 continue
-            best = max(own, key=lambda row: row["value"])
-            how = "measured" if best["measured"] == 1 else f"{best['measured']:.0%} measured"
+            sure = [row for row in own if row["measured"] == 1]  # an estimate may be far too large
+            best = max(sure or own, key=lambda row: row["value"])
+            how = "measured" if sure else f"{best['measured']:.0%} measured"
             effect = estimate_text(_estimate(best))
             rows.append((site_title(trace, s), PLACE_NAMES[place], str(best["layer"]), effect, how))
     head = ("restored", "at", "largest at layer", f"gives back ({UNITS[trace.metric]})", "cells")
+    if _is_measured(trace):
+        return Table(head[:-1], tuple(row[:-1] for row in rows))
     return Table(head, tuple(rows))
 
 
