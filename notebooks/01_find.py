@@ -124,8 +124,14 @@ pd.DataFrame(
 
 # %%
 trace = causal_trace(model, find, cfg=TraceConfig(max_prompts=12, n_noise=3))
-print(f"noise takes {trace.total_effect.mean():.2f} nats from the target, mean over prompts")
 assert trace.total_effect.mean() > 0
+trace
+
+# %% [markdown]
+# A record at the end of a cell displays itself: a headline, a small table, what to know about it. Its figures
+# are drawn by `plot()`, and `frame()` has all of it as a DataFrame.
+
+# %%
 trace.plot()
 
 # %% [markdown]
@@ -174,7 +180,8 @@ assert mlp.mean() > total.mean() / 2
 # neuron. Only the half of the neutral text that is kept for choosing is used.
 #
 # Gradients only guess to first order. So the forty highest scores are checked by silencing each neuron, alone
-# and at every position: `measured`, with a 95 % interval over prompts. The table has the ten highest.
+# and at every position: `measured`, with a 95 % interval over prompts. The table has the ten highest, and below it
+# stands what measuring them, and a hundred random others, says of the whole ranking.
 
 # %%
 choosing, reporting = split_documents(read_documents(demo_folder() / "neutral.txt"))
@@ -184,18 +191,17 @@ scores = attribute_neurons(
     cfg=AttributeConfig(verify_top=40, verify_random=100, max_cost_tokens=3000),
     neutral=choosing,
 )
-scores.frame(10).round(4)
+scores
 
 # %% [markdown]
 # Score and measurement side by side show how far a gradient can be trusted: silencing is a large step, and the
-# model is not linear. A hundred random others were silenced too. They say what the ranking missed.
+# model is not linear. The random others say what the ranking missed.
 
 # %%
 scores.plot()
 
 # %%
 verification = scores.verification
-print(verification.text())
 assert verification.precision > 0.8, "most of the highest have an effect beyond its interval"
 assert verification.spearman > 0.5
 over, share = verification.missed_share

@@ -81,8 +81,10 @@ cfg = SelectConfig(max_k=100)
 curve = choose_k(model, find, scores, neutral=choosing, scorer=scorer, cfg=cfg)
 k = pick_k(curve, cfg=cfg)
 neurons = select_neurons(scores, cfg=cfg.model_copy(update={"k": k}))
-print(neurons)
 pd.DataFrame([point.to_json() for point in curve])
+
+# %%
+neurons
 
 # %%
 base_point, chosen = curve[0], next(point for point in curve if point.k == k)
@@ -162,9 +164,7 @@ evaluation = evaluate(
     benign=benign.report.first(40),
     cfg=small,
 )
-measures = ["toxicity_rate", "toxicity_rate_low", "toxicity_rate_high"]
-prices = ["neutral_perplexity", "kl_neutral", "benign_kept"]
-evaluation.frame()[["edit", "n_neurons", *measures, *prices]].round(3)
+evaluation
 
 # %%
 evaluation.plot()
@@ -191,15 +191,15 @@ assert edited.benign_kept.value > 0.8
 #
 # Zero is one law of several. `mean` sets each neuron to its mean on neutral text, which the rest of the
 # model is used to. `scale` turns it down by a factor: 1 leaves the model exactly as it is, 0 is the zero
-# law. The factors in between show the dose and its response.
+# law. The factors in between show the dose and its response. `frame()` has every measure, to choose from.
 
 # %%
 factors = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 laws = {f"scale {factor:g}": Deletion.scale(neurons, factor) for factor in factors}
 laws["mean"] = Deletion.mean(neurons, scores.mean_activation)
 beside = evaluate(model, report, scorers=[scorer], deletions=laws, neutral=reporting, cfg=small)
-table = beside.frame()[["edit", *measures, "neutral_perplexity", "kl_neutral"]]
-table.round(4)
+measures = ["toxicity_rate", "toxicity_rate_low", "toxicity_rate_high"]
+beside.frame()[["edit", *measures, "neutral_perplexity", "kl_neutral"]].round(4)
 
 # %%
 dose = pd.DataFrame(

@@ -426,7 +426,7 @@ def test_scores_survive_a_file(load, prompts, tmp_path):
     assert again.model_name == scores.model_name != ""
     assert again.architecture == scores.architecture == "gpt2"
     assert f"of {scores.model_name}" in repr(again)
-    assert f"residual at most {scores.facts['residual']:.2g} (nats)" in repr(again)
+    assert f"Residual at most {scores.facts['residual']:.2g} (nats)" in repr(again)
     unmarked = replace(scores, model_name="", architecture="")
     unmarked.check_model(load())
     with pytest.raises(ToxmemError, match="a gpt2 model, and .* is llama"):

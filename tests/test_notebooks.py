@@ -4,17 +4,30 @@ import os
 from pathlib import Path
 
 import pytest
+import smollm2
 
 jupytext = pytest.importorskip("jupytext", reason="jupytext is not installed (extra: dev)")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (extra: dev)")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ["01_find", "02_delete", "03_export"]
+REAL = "04_real_model"
+NAMES = ["01_find", "02_delete", "03_export", REAL]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def read(name: str, ending: str):
     return jupytext.read(FOLDER / f"{name}{ending}")
+
+
+def real_model() -> dict[str, str]:
+    """Where the notebook on a real model has model, prompts and a second judge from; skips where they cannot be had."""
+    judge = {"TOXMEM_JUDGE": f"detoxify:{smollm2.JUDGE}"} if smollm2.JUDGE.is_file() else {}
+    folder = smollm2.checkpoint()
+    return {
+        "TOXMEM_SMOLLM2": str(folder),
+        "TOXMEM_PROMPTS": str(smollm2.mined(folder)),
+        **judge,
+    }
 
 
 def texts(cell) -> str:
@@ -55,6 +68,7 @@ def test_it_runs_whole(name, tmp_path, monkeypatch):
     work.mkdir()
     environment = {
         **os.environ,
+        **(real_model() if name == REAL else {}),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "IPYTHONDIR": str(tmp_path / "ipython"),

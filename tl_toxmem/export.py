@@ -13,6 +13,7 @@ from tl_toxmem.certify import certify
 from tl_toxmem.config import ExportConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, save_deletion
+from tl_toxmem.display import Display, Displayed
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
 from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into
@@ -22,12 +23,17 @@ from tl_toxmem.model.load import TOKENIZER_FILES
 from tl_toxmem.weights import WeightFiles
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Displayed):
     """An exported folder and its certificate."""
 
     folder: Path
     certificate: Certificate
+
+    def display(self) -> Display:
+        """Where it is, and its certificate."""
+        shown = self.certificate.display()
+        return replace(shown, headline=f"{self.folder}: {shown.headline}")
 
 
 def export_checkpoint(

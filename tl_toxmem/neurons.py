@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.checks import seed_of, whole
+from tl_toxmem.display import Display, Displayed, Table, count
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_json, write_json
 
@@ -24,8 +25,8 @@ _SILENT = 1e-30
 """Of loudness, so that a neuron that is never active has a logarithm."""
 
 
-@dataclass(frozen=True)
-class NeuronSet:
+@dataclass(frozen=True, repr=False)
+class NeuronSet(Displayed):
     """`(layer, neuron)` pairs of a model with `n_layers` layers of `d_mlp` neurons; sorted and unique.
 
     Empty and full sets are legal. Sorting and uniqueness hold by construction, so that an edit never saves
@@ -62,6 +63,22 @@ class NeuronSet:
     def __repr__(self) -> str:
         counts = ", ".join(f"L{layer}: {len(ns)}" for layer, ns in self.by_layer().items())
         return f"NeuronSet({len(self)} neurons{': ' if counts else ''}{counts})"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def display(self) -> Display:
+        """A row per layer."""
+        rows = tuple(
+            (str(layer), str(len(own)), ", ".join(map(str, own)))
+            for layer, own in self.by_layer().items()
+        )
+        n = self.n_layers * self.d_mlp
+        headline = (
+            f"{count(len(self), 'neuron')} in {count(len(rows), 'layer')} of a model of {self.n_layers} x {self.d_mlp} "
+            f"({len(self) / n:.2%})"
+        )
+        return Display(headline, (Table(("layer", "n", "neurons"), rows),) * bool(rows))
 
     def by_layer(self) -> dict[int, list[int]]:
         """Neurons of each layer that has any."""

@@ -23,6 +23,7 @@ from tl_toxmem.attribute.scores import NeuronScores, highest
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.checks import prompt_set, whole
 from tl_toxmem.config import AttributeConfig
+from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Agreement:
+class Agreement(Displayed):
     """Methods against each other and against measured effects.
 
     Attributes:
@@ -135,9 +136,14 @@ class Agreement:
                 )
         return pd.DataFrame(rows, columns=["one", "other", "spearman", "overlap"])
 
-    def _repr_html_(self) -> str:
-        table: str = self.frame().to_html(index=False, float_format="{:.3g}".format)
-        return table
+    def display(self) -> Display:
+        """A row per method."""
+        frame = self.frame()
+        rows = tuple(
+            (str(name), *(f"{x:.3g}" for x in values))
+            for name, *values in frame.itertuples(index=False)
+        )
+        return Display(repr(self), (Table(tuple(frame.columns), rows),))
 
 
 def compare_methods(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tl_toxmem.attribute.verification import Verification
 from tl_toxmem.checks import seed_of, whole
+from tl_toxmem.display import Display, Displayed, Table, count, estimate_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.model import LensModel
@@ -38,8 +39,8 @@ UNITS = {
 """Of each method's scores; nats are of the whole target's log-probability."""
 
 
-@dataclass(frozen=True)
-class NeuronScores:
+@dataclass(frozen=True, repr=False)
+class NeuronScores(Displayed):
     """One method's scores of every neuron; positive where the neuron speaks for the target.
 
     Attributes:
@@ -107,20 +108,34 @@ class NeuronScores:
         nothing = scores.new_empty(0, *scores.shape)
         return cls(method, scores, nothing, (), seed, facts=facts or {}, **_made_on(model))
 
-    def __repr__(self) -> str:
+    def display(self) -> Display:
+        """The ten highest, and what measuring them said."""
         layers, d_mlp = self.scores.shape
-        over = f", {self.n_prompts} prompts" if self.n_prompts else ""
         of = f" of {self.model_name}" if self.model_name else ""
-        missed = (
-            f", residual at most {self.facts['residual']:.2g} ({self.unit})"
-            if "residual" in self.facts
-            else ""
+        over = f", mean over {count(self.n_prompts, 'prompt')}" if self.n_prompts else ""
+        top = highest(self.scores, min(_SHOWN, self.scores.numel()))
+        headline = (
+            f"Scores of {layers} x {d_mlp} neurons{of} by {self.method}, in {self.unit}{over}"
         )
-        return f"NeuronScores({self.method}, {layers} x {d_mlp} neurons{of}{over}{missed})"
-
-    def _repr_html_(self) -> str:
-        table: str = self.frame(10).to_html(index=False, float_format="{:.4g}".format)
-        return f"<p>{self!r}, in {self.unit}; the ten highest:</p>{table}"
+        headline += f"; the {len(top)} highest"
+        measured = self.verification.effects() if self.verification else {}
+        costly, head = bool(self.cost.isfinite().any()), ["layer", "neuron", "score"]
+        head += ["cost (nats per neutral token)"] * costly + ["measured (nats)"] * bool(measured)
+        rows = []
+        for neuron, score in zip(top, self.at(top), strict=True):
+            cells = [str(neuron[0]), str(neuron[1]), estimate_text(score)]
+            cells += [f"{float(self.cost[neuron]):.2g}"] * costly
+            cells += [estimate_text(measured.get(neuron))] * bool(measured)
+            rows.append(tuple(cells))
+        notes = ["In brackets: 95 % intervals over prompts."] * (self.n_prompts > 1)
+        if "residual" in self.facts:
+            notes.append(f"Residual at most {self.facts['residual']:.2g} ({self.unit}).")
+        notes.append(
+            self.verification.text()
+            if self.verification
+            else "Not verified: a score only estimates what ablating a neuron would do."
+        )
+        return Display(headline, (Table(tuple(head), tuple(rows)),), tuple(notes))
 
     @property
     def unit(self) -> str:
@@ -271,6 +286,7 @@ def _made_on(model: LensModel | None) -> dict[str, Any]:
     return {"model_name": str(model.name), "architecture": model.arch.model_type}
 
 
+_SHOWN = 10
 _TENSORS = ("scores", "per_prompt", "cost", "mean_activation", "loudness")
 _COLUMNS = ["layer", "neuron", "score", "low", "high", "n", "cost"]
 _COLUMNS += ["measured", "measured_low", "measured_high"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tl_toxmem.checks import several_numbers
 from tl_toxmem.comparison.regression import TraceRegression
+from tl_toxmem.display import Display, Displayed, Table, count, estimate_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import BASE, EditResult, Evaluation
 from tl_toxmem.files import read_json, write_json
@@ -42,8 +43,8 @@ class Entry:
     strength: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """Every method at every strength, and whether tracing said where to edit.
 
     Attributes:
@@ -143,6 +144,29 @@ class Comparison:
             found.append(self.regression.text())
         found += [f"Not compared: {reason}." for reason in self.left_out]
         return tuple(found)
+
+    def display(self) -> Display:
+        """The lowest toxic rate of each method at equal cost, by the first judge, and what was found in words."""
+        base = self.evaluation.row(BASE)
+        rate = estimate_text(base.toxicity_rate, ".1f", scale=100)
+        headline = (
+            f"{count(len(self.methods), 'method')} ({count(len(self.entries), 'law')}) compared on "
+            f"{count(base.toxicity_rate.n, 'prompt')}, judged by {base.scorer}: without an edit {rate} of the "
+            "continuations are toxic; lowest rate by what neutral perplexity may rise"
+        )
+        rows = []
+        for method in self.methods:
+            best = [self.best(method, budget) for budget in BUDGETS]
+            rates = (
+                "none as cheap"
+                if row.edit == BASE
+                else estimate_text(row.toxicity_rate, ".1f", scale=100)
+                for row in best
+            )
+            rows.append((self.of(method)[0][0].label, *rates))
+        head = ("method", *(f"+{100 * budget:g} %" for budget in BUDGETS))
+        how = self.evaluation.protocol["description"]
+        return Display(headline, (Table(head, tuple(rows)),), (*self.sentences(), how))
 
     def plot(self, *, scorer: str | None = None) -> "go.Figure":
         """The toxicity-perplexity front."""

@@ -1,14 +1,14 @@
 """What an evaluation found: a row per edit and scorer, the protocol they were made by, and examples."""
 
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_toxmem.config import MeasureName
+from tl_toxmem.display import Display, Displayed, Table, count
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, measured
 from tl_toxmem.files import read_json, write_json
-from tl_toxmem.masking import mask_slurs
 from tl_toxmem.scorers import Agreement
 from tl_toxmem.stats import Estimate
 
@@ -96,8 +96,11 @@ class Example:
     score_after: float
 
 
-@dataclass(frozen=True)
-class Evaluation:
+_SHOWN: tuple[MeasureName, ...] = (*MAIN, "kl_neutral")
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Displayed):
     """Rows per edit and scorer.
 
     Attributes:
@@ -159,32 +162,40 @@ class Evaluation:
 
         return plot_evaluation(self)
 
-    def __str__(self) -> str:
-        """The main measures, one line per edit, and the protocol."""
-        lines = []
+    def display(self) -> Display:
+        """The main measures, a row per edit and judge; `frame` has them all."""
+        columns = measured(self.rows, _SHOWN, headline=self.protocol.get("headline"))
+        judges = list(dict.fromkeys(row.scorer for row in self.rows))
+        labels = (f"{m.label} ({m.unit})" if m.unit else m.label for m in columns)
+        rows = []
         for row in self.rows:
-            cells = (f"{m.short} {m.cell(getattr(row, m.name))[0]}" for m in measured([row], MAIN))
-            lines.append(f"{EDITS.get(row.edit, row.edit)} ({row.scorer}): {', '.join(cells)}")
-        return "\n".join([*lines, self.protocol["description"]])
+            cells = (m.cell(getattr(row, m.name)) for m in columns)
+            told = (f"{value} ({bounds})" if bounds else value or "–" for value, bounds in cells)
+            who = [row.scorer] * (len(judges) > 1)
+            rows.append((EDITS.get(row.edit, row.edit), *who, str(row.n_neurons), *told))
+        head = ("edit", *["judge"] * (len(judges) > 1), "neurons", *labels)
+        notes = [str(one) + "." for one in self.judges()]
+        notes += [f"{name} calls nothing that base says toxic." for name in self.nothing_toxic]
+        how = [self.protocol["description"], self.protocol.get("intervals")]
+        return Display(
+            self._headline(judges),
+            (Table(head, tuple(rows)),),
+            (*notes, "; ".join(filter(None, how))),
+        )
 
-    def _repr_html_(self) -> str:
-        """A table of all that was measured."""
-        columns = measured(self.rows)
-        heads = [
-            "edit",
-            "scorer",
-            *(f"{m.label} ({m.unit})" if m.unit else m.label for m in columns),
-        ]
-        body = ""
-        for row in self.rows:
-            cells = [_said(EDITS.get(row.edit, row.edit)), _said(row.scorer)]
-            for measure in columns:
-                value, interval = measure.cell(getattr(row, measure.name))
-                cells.append(f"{value}<br><small>{interval}</small>" if interval else value)
-            body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-        said = escape(f"{self.protocol['description']}; {self.protocol['intervals']}")
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{said}</p>"
+    def _headline(self, judges: list[str]) -> str:
+        """What base says that is toxic, and the deletion, or what stands first."""
+        toxic = MEASURES["toxicity_rate"]
+        base, *others = [row for row in self.rows if row.scorer == judges[0]]
+        first = next(
+            (row for row in others if row.edit == "deletion"), others[0] if others else None
+        )
+        on = f"{count(base.toxicity_rate.n, 'prompt')}, judged by {judges[0]}"
+        said = f"{toxic.text(base.toxicity_rate.value)} toxic continuations without an edit"
+        if first is not None:
+            edit = EDITS.get(first.edit, first.edit)
+            said += f", {toxic.text(first.toxicity_rate.value)} with {edit}"
+        return f"{count(len(others), 'edit')} evaluated on {on}: {said}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -215,8 +226,3 @@ class Evaluation:
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what `save` wrote."""
         return cls.from_json(read_json(Path(path)))
-
-
-def _said(text: str) -> str:
-    """Text from elsewhere as it may be shown."""
-    return escape(mask_slurs(text))

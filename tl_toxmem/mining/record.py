@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.files import read_json, write_bytes, write_json
-from tl_toxmem.masking import mask_slurs
 from tl_toxmem.mining.parts import DONE
 from tl_toxmem.prompts import PromptSet
 
@@ -16,8 +16,8 @@ PROMPTS, BENIGN = "prompts.jsonl", "benign.jsonl"
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Mined:
+@dataclass(frozen=True, repr=False)
+class Mined(Displayed):
     """The outcome of mining.
 
     Attributes:
@@ -44,26 +44,28 @@ class Mined:
         rows = [*self.drops.items(), *((f"kept, {s}", self.counts[s]) for s in ("find", "report"))]
         return pd.DataFrame(rows, columns=["outcome", "n"])
 
-    def __str__(self) -> str:
+    def display(self) -> Display:
+        """What became of the candidates, and the first prompts, masked."""
         c, r = self.counts, self.rates
-        table = {"candidates": c["candidates"]}
-        table |= {f"  {reason}": -n for reason, n in self.drops.items() if n}
-        table["kept"] = len(self.prompts)
-        width = max(map(len, table))
-        lines = [f"{name:<{width}}  {n:>7,}" for name, n in table.items()]
-        lines += [
-            f"{c['find']} find and {c['report']} report prompts, {c['benign']} benign ones matched "
-            f"({c['unmatched']} lacking); {c['near_duplicates']} share a split with a near-duplicate",
-            f"toxic: {r['asked']:.1%} of the continuations of all prompts that were asked, {r['kept']:.1%} of those "
-            "kept (chosen by these same samples, so fresh ones will be less toxic)",
-            "kept at other shares: "
-            + ", ".join(f"{s}: {n}" for s, n in self.kept_by_share.items()),
-        ]
-        lines.append("such as (prompt | lead-in, if any | target)")
-        for prompt in self.prompts.prompts[:_SHOWN]:
-            told = [part.strip() for part in (prompt.prompt, prompt.lead_in, prompt.target) if part]
-            lines.append("  " + " ".join(mask_slurs(" | ".join(told)).split()))
-        return "\n".join(lines)
+        headline = (
+            f"Mined {len(self.prompts):,} of {c['candidates']:,} candidates: {c['find']} find and {c['report']} report "
+            f"prompts, {c['benign']} benign ones matched ({c['unmatched']} lacking)"
+        )
+        became = [("candidates", f"{c['candidates']:,}")]
+        became += [(reason, f"-{n:,}") for reason, n in self.drops.items() if n]
+        became.append(("kept", f"{len(self.prompts):,}"))
+        shown = tuple(
+            (p.prompt.strip(), (p.lead_in or "").strip(), p.target.strip())
+            for p in self.prompts.prompts[:_SHOWN]
+        )
+        notes = (
+            f"Toxic: {r['asked']:.1%} of the continuations of all prompts that were asked, {r['kept']:.1%} of those "
+            "kept (chosen by these same samples, so fresh ones will be less toxic).",
+            f"{c['near_duplicates']} share a split with a near-duplicate. Kept at other shares: "
+            + ", ".join(f"{share}: {n}" for share, n in self.kept_by_share.items()),
+        )
+        examples = Table(("prompt", "lead-in", "target"), shown)
+        return Display(headline, (Table((), tuple(became)), examples), notes)
 
     def save(self, folder: str | Path) -> None:
         """Write `prompts.jsonl`, `benign.jsonl` and, last, `mining.json`."""

@@ -4,15 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tl_toxmem.display import Display, Displayed, Table, harmless
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.masking import mask_slurs
 from tl_toxmem.stats import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SHOWN = 80
-"""Characters of an example that are shown."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,8 @@ class Disagreement:
     score_b: float
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Displayed):
     """How far two judges agree.
 
     Attributes:
@@ -99,7 +96,7 @@ class Agreement:
     def __str__(self) -> str:
         a, b = self.names
         rates = " and ".join(f"{rate.value:.1%}" for rate in self.rates)
-        return (
+        return harmless(
             f"{a} and {b} agree on {self.agreement.value:.1%} of {self.n_texts} texts, {self._kappa()}; they call "
             f"{rates} toxic"
         )
@@ -117,14 +114,8 @@ class Agreement:
             text += f" (undefined in {self.undefined:.0%} of resamples)"
         return text
 
-    def _repr_html_(self) -> str:
-        import html
-
-        import pandas as pd
-
-        rows = [(e.score_a, e.score_b, mask_slurs(e.text)[:_SHOWN]) for e in self.examples]
-        table: str = self.frame().to_html(index=False, float_format="{:.3f}".format)
-        shown: str = pd.DataFrame(rows, columns=[*self.names, "text"]).to_html(
-            index=False, float_format="{:.2f}".format
-        )
-        return f"<p>{html.escape(str(self))}</p>{table}{shown if rows else ''}"
+    def display(self) -> Display:
+        """In a line, and the texts that they differ most on, masked."""
+        a, b = self.names
+        rows = tuple((f"{e.score_a:.2f}", f"{e.score_b:.2f}", e.text) for e in self.examples)
+        return Display(str(self), (Table((a, b, "text"), rows),) * bool(rows))

@@ -9,12 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.config import Metric
+from tl_toxmem.display import Display, Displayed
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.trace.agreement import Robustness
-from tl_toxmem.trace.metrics import SIGN, UNITS
+from tl_toxmem.trace.metrics import SIGN
 from tl_toxmem.trace.question import Answer, answer
 from tl_toxmem.trace.statistics import Place, at, by_class, by_layer, shares
+from tl_toxmem.trace.summary import summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +41,7 @@ _WORDS = (
 
 
 @dataclass(frozen=True, repr=False)
-class Trace:
+class Trace(Displayed):
     """Causal effects of every state, per prompt.
 
     Attributes:
@@ -85,11 +87,9 @@ class Trace:
     benign: "Trace | None" = None
     robustness: Robustness | None = None
 
-    def __repr__(self) -> str:
-        return (
-            f"Trace({len(self.prompt_ids)} prompts, {', '.join(self.sites)}, {self.restored.shape[3]} "
-            f"layers, mean total effect {float(self.total_effect.mean()):.3g} {UNITS[self.metric]})"
-        )
+    def display(self) -> Display:
+        """The largest mean effects and the shares of thirds of the stack; see `summary.summary`."""
+        return summary(self)
 
     @property
     def effect(self) -> Float[Tensor, "prompt site layer pos"]:
