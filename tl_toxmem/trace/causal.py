@@ -66,7 +66,13 @@ def causal_trace(
         result = kept.get(one.item) if kept else None
         if result is not None:
             found[one.item.prompt.id] = result
-    todo = [one for one in plans if one.item.prompt.id not in found]
+    # Prompts that are traced together are traced anew together, so that a stopped trace ends in the same bits.
+    groups = [
+        group
+        for group in _groups(model, plans, cfg=cfg)
+        if any(one.item.prompt.id not in found for one in group)
+    ]
+    todo = list(itertools.chain(*groups))
     lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
     with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
         trace: Careful[Plan, list[tuple[Plan, PromptResult]]] = Careful(
@@ -78,7 +84,7 @@ def causal_trace(
                 True
             ),  # NaN stands where nothing was asked; the runs are looked at as they end
         )
-        for group in _groups(model, todo, cfg=cfg):
+        for group in groups:
             for one, result in itertools.chain(*trace(group)):
                 found[one.item.prompt.id] = result
                 if kept:
