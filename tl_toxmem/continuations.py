@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.config import EvaluateConfig
 from tl_toxmem.model import LensModel, Sampling
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import ToxicityScorer, judged
 
 _STREAM = 1_000_003
 
@@ -57,10 +58,10 @@ def continue_prompts(
     n = 1 if cfg.greedy else cfg.n_continuations
     sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
     keys = range(len(rows)) if streams is None else streams
-    tokens: list[list[list[int]]] = []
-    for batch in in_batches(rows, max(1, cfg.batch_size // n), description):
-        padded, mask = model.pad(batch)
-        places = keys[len(tokens) : len(tokens) + len(batch)]
+
+    def said(some: Sequence[int]) -> list[list[int]]:
+        padded, mask = model.pad([rows[i] for i in some])
+        places = [keys[i] for i in some]
         seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
         longer = model.generate(
             padded,
@@ -70,8 +71,13 @@ def continue_prompts(
             seeds=torch.tensor(seeds, device=padded.device),
             copies=n,
         )
-        new = [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
-        tokens += [new[i : i + n] for i in range(0, len(new), n)]
+        return [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
+
+    run = Careful(said, what="logits", model=model, name=lambda i: f"prompt {prompts[i].id!r}")
+    tokens: list[list[list[int]]] = []
+    for batch in in_batches(range(len(rows)), max(1, cfg.batch_size // n), description):
+        for new in run(batch):
+            tokens += [new[i : i + n] for i in range(0, len(new), n)]
     texts = [
         [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
         for own in tokens
@@ -100,5 +106,5 @@ def sample_continuations(
 
 def score_continuations(scorer: ToxicityScorer, texts: list[list[str]]) -> Any:
     """`[prompt, sample]` scores in [0, 1], as a numpy array."""
-    flat = scorer.score([text for row in texts for text in row]).numpy()
+    flat = judged(scorer, [text for row in texts for text in row]).numpy()
     return flat.reshape(len(texts), -1)

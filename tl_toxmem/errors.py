@@ -7,3 +7,7 @@ class ToxmemError(ValueError):
     The command line prints it as one line and exits with 1; every other exception is a bug and keeps
     its traceback.
     """
+
+
+class NotFinite(ToxmemError):
+    """A number is NaN or infinite, which no later step can make good."""

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,42 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place once it is on the disk."""
+    """A temporary file beside `path` that takes its place once it is on the disk, and is gone if it never is."""
     temporary = path.with_name(path.name + TEMPORARY)
-    yield temporary
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _named(path):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # of a disk that is read-only
+                temporary.unlink()
+            raise
+        sync(path.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let every error of the disk say what was to be written: that of a full one does not."""
+    try:
+        yield
+    except SafetensorError as error:
+        if "deserializing" in str(error):
+            raise
+        raise ToxmemError(f"{path} cannot be written: {error}") from None
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(TEMPORARY):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names, before anything else is done."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -52,12 +82,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if _is_dead(left.name.rpartition("-")[2]):
             shutil.rmtree(left)
     partial = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _named(folder):
+        try:
+            partial.mkdir()
+            yield partial
+            for path in (*partial.rglob("*"), partial):
+                sync(path)
+            partial.rename(folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _is_dead(number: str) -> bool:
@@ -93,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ToxmemError(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict):
         raise ToxmemError(f"{path} is damaged: not a JSON object")
-    _check_version(path, values.get("format_version"))
+    check_version(path, values.get("format_version"))
     return values
 
 
@@ -131,16 +165,23 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ToxmemError(f"{path} is damaged: {error}") from None
+    if not isinstance(header, dict):
+        raise ToxmemError(f"{path} is damaged: its header is no JSON object")
     if header.get("kind") != kind:
         raise ToxmemError(f"{path} holds {header.get('kind') or 'plain tensors'}, not {kind}")
-    _check_version(path, header.get("format_version"))
+    check_version(path, header.get("format_version"))
     return tensors, header
 
 
-def _check_version(path: Path, version: object) -> None:
+def check_version(where: Path | str, version: object) -> None:
+    """Refuse what another version wrote.
+
+    Raises:
+        ToxmemError: it is not of this version.
+    """
     if version != FORMAT_VERSION:
         raise ToxmemError(
-            f"{path} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}"
+            f"{where} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}"
         )
 
 

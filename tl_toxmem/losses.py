@@ -1,11 +1,13 @@
 """Losses on neutral text by document, so that what an edit costs can be paired with base."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import next_token_log_probs
@@ -25,10 +27,15 @@ def document_losses(
     """
     losses: list[float] = []
     most = tokens_for_logits(model)
-    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
-        tokens, mask = model.pad(batch)
+
+    def of(some: Sequence[list[int]]) -> list[float]:
+        tokens, mask = model.pad(some)
         found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
-        losses += (-found.double().sum(1)).tolist()
+        return [float(loss) for loss in -found.double().sum(1)]
+
+    run = Careful(of, what="losses", model=model, name=lambda row: f"a text of {len(row)} tokens")
+    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
+        losses += itertools.chain(*run(batch))
     return np.array(losses), np.array([float(len(row) - 1) for row in rows])
 
 

@@ -21,9 +21,9 @@ from typing import Literal, overload
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tl_toxmem.checks import is_text
-from tl_toxmem.config import PromptsConfig, describe_validation
+from tl_toxmem.config import FORMAT_VERSION, PromptsConfig, describe_validation
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import read_lines
+from tl_toxmem.files import check_version, read_lines, write_bytes
 
 
 class Prompt(BaseModel):
@@ -163,11 +163,12 @@ class PromptSet:
 
     def write(self, path: str | Path) -> None:
         """Write JSONL that `read` gives back equal."""
-        Path(path).write_text(self.to_jsonl(), encoding="utf-8")
+        write_bytes(Path(path), self.to_jsonl().encode())
 
     def to_jsonl(self) -> str:
-        """One JSON object a line; fields that are None are left out."""
-        dump = (prompt.model_dump(exclude_none=True) for prompt in self.prompts)
+        """One JSON object a line, each with the version of its format; fields that are None are left out."""
+        version = {"format_version": FORMAT_VERSION}
+        dump = (version | prompt.model_dump(exclude_none=True) for prompt in self.prompts)
         return "".join(json.dumps(values, ensure_ascii=False) + "\n" for values in dump)
 
     def split(self, cfg: PromptsConfig | None = None) -> "PromptSet":
@@ -211,6 +212,7 @@ def _parse(line: str, where: str) -> Prompt:
         raise ToxmemError(
             f"{where}: a JSON {type(values).__name__}, not an object with prompt and target"
         )
+    check_version(where, values.pop("format_version", FORMAT_VERSION))
     for key in ("prompt", "target"):
         if key not in values:
             raise ToxmemError(f"{where}: a prompt without {key!r}")

@@ -1,35 +1,29 @@
 """The run folder: numbered artefacts, each whole or absent, with their hashes in `provenance.json`.
 
 A stage is done when its artefact is there, has the hash that provenance recorded, and was made under the settings that
-are asked for; an artefact that was written just before a kill has no such record and is made again. A folder belongs to
+are asked for. An artefact is made aside and takes the place of the one that was there once it is whole: a stage that
+fails leaves the folder as it was, and what a kill leaves half-way has no record and is made again. A folder belongs to
 one model, one way of running it, one split, and inputs of fixed content; anything else is refused before it is touched.
 Other settings of a stage outdate it and what follows it, and so does other labelled text, which may be given later.
 """
 
-import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tl_toxmem.config import (
-    FOLDER,
-    PLACES,
-    STAGES,
-    RunConfig,
-    make_config,
-    read_toml,
-    stage_hash,
-)
+from tl_toxmem.config import OWN, PLACES, STAGES, RunConfig, make_config, read_toml, stage_hash
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, write_json
+from tl_toxmem.files import TEMPORARY, read_json, sha256_file, sync, write_bytes, write_json
 
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 REPORT = "8_report.html"
 CACHE = "cache"
-_LATER = "labelled"
+_ASIDE = f"making{TEMPORARY}"
+LATER = "labelled"
 """The input that a folder may be given later, or other content of: stages that read it know it by their hash."""
 ARTEFACTS: dict[str, str] = {
     "prompts": "1_prompts.jsonl",
@@ -48,10 +42,16 @@ class RunFolder:
     """A folder with the results of one configuration."""
 
     path: Path
+    made: str | None = None
+    """The stage whose artefact is being made aside; see `making`."""
 
     def artefact(self, stage: str) -> Path:
         """Where a stage's result lies."""
-        return self.path / ARTEFACTS[stage]
+        return (self.path / _ASIDE if stage == self.made else self.path) / ARTEFACTS[stage]
+
+    def parts(self, stage: str) -> Path:
+        """Where a stage keeps what is done of it, to go on from there; each part is known by what it was made from."""
+        return (self.path / ARTEFACTS[stage]).with_suffix(".parts")
 
     @property
     def report(self) -> Path:
@@ -90,7 +90,7 @@ class RunFolder:
             return False
         values = self.provenance()
         recorded = values["outputs"].get(ARTEFACTS[stage])
-        wanted = _stage_hash(cfg or self.config(), stage, inputs or values["inputs"])
+        wanted = hash_of(cfg or self.config(), stage, inputs or values["inputs"])
         if recorded is None or values["stages"].get(stage) != wanted:
             return False
         if recorded != _hash(self.artefact(stage)):
@@ -104,7 +104,7 @@ class RunFolder:
         if not (self.path / PROVENANCE).is_file():
             return []
         made = self.provenance()["stages"]
-        return [s for s in STAGES if s in made and made[s] != _stage_hash(cfg, s, inputs)]
+        return [s for s in STAGES if s in made and made[s] != hash_of(cfg, s, inputs)]
 
     def differences(self, cfg: RunConfig, inputs: Mapping[str, str]) -> list[str]:
         """The settings and tables that differ from the folder's, places aside; and whether the labelled text does."""
@@ -112,40 +112,87 @@ class RunFolder:
             c.model_dump(mode="json", exclude=set(PLACES)) for c in (self.config(), cfg)
         )
         names = [name for name in ours if ours[name] != theirs[name]]
-        same = self.provenance()["inputs"].get(_LATER) == inputs.get(_LATER)
-        return names if same else [*names, _LATER]
+        same = self.provenance()["inputs"].get(LATER) == inputs.get(LATER)
+        return names if same else [*names, LATER]
 
-    def record(self, stage: str) -> None:
-        """Note that a stage is done, and under which settings."""
+    @contextmanager
+    def making(self, stage: str) -> Iterator["RunFolder"]:
+        """The folder as a stage sees it, whose own artefact is made aside: the one that is there stays until `commit`.
+
+        What is not committed is gone in the end.
+        """
+        aside = self.path / _ASIDE
+        aside.mkdir()
+        try:
+            yield replace(self, made=stage)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def commit(
+        self, stage: str, cfg: RunConfig, inputs: Mapping[str, str], stale: Sequence[str]
+    ) -> None:
+        """Put what a stage made in the place of what was there, and note under which settings it was made.
+
+        What follows it is struck from the record first, so that a kill in between leaves nothing that does not fit.
+
+        Args:
+            stage: whose artefact is whole.
+            cfg: the settings that it was made under.
+            inputs: name and SHA-256 of every input.
+            stale: the stages that its new artefact outdates, itself among them.
+        """
+        self.adopt(cfg, inputs, stale)
+        place, new = self.artefact(stage), replace(self, made=stage).artefact(stage)
+        if place.is_dir():
+            place.rename(new.with_name("replaced"))
+        new.replace(place)
+        sync(self.path)
         values = self.provenance()
-        values["stages"][stage] = _stage_hash(self.config(), stage, values["inputs"])
-        values["outputs"][ARTEFACTS[stage]] = _hash(self.artefact(stage))
+        values["stages"][stage] = hash_of(cfg, stage, inputs)
+        values["outputs"][ARTEFACTS[stage]] = _hash(place)
         self._write_provenance(values)
+        # A trace's parts are known by their settings, and hold for other prompts before it too.
+        self.forget_parts({stage} | set(stale) - {"trace"})
 
-    def outdate(self, stages: Sequence[str]) -> None:
-        """Strike stages from the record, so that they are made again; their artefacts stay until then."""
+    def adopt(self, cfg: RunConfig, inputs: Mapping[str, str], stale: Sequence[str] = ()) -> None:
+        """Put settings in the place of the folder's; what was made under others, and `stale`, is struck first."""
         values = self.provenance()
+        struck = {*stale, *self.outdated(cfg, inputs)} & set(values["stages"])
+        if struck:
+            for stage in struck:
+                values["outputs"].pop(ARTEFACTS[stage], None)
+                values["stages"].pop(stage, None)
+            self._write_provenance(values)
+        if self.differences(cfg, inputs):
+            self.write_config(cfg)
+        self.note(config_hash=cfg.hash(), inputs=dict(inputs))
+
+    def withdraw(self, stage: str, before: RunConfig) -> None:
+        """Take back the settings of a stage that failed and of those after it, if others were adopted for the sake of
+        stages before it, as far as nothing rests on them that was made.
+        """
+        own = {name for one in STAGES[STAGES.index(stage) :] for name in OWN[one]}
+        now, values = self.config(), self.provenance()
+        back = now.model_copy(update={name: getattr(before, name) for name in own})
+        inputs = values["inputs"]
+        if all(hash_of(back, one, inputs) == made for one, made in values["stages"].items()):
+            self.write_config(back)
+            self.note(config_hash=back.hash())
+
+    def write_config(self, cfg: RunConfig) -> None:
+        """Write `config.toml`."""
+        write_bytes(self.path / CONFIG, cfg.to_toml().encode())
+
+    def forget_parts(self, stages: Collection[str]) -> None:
+        """Remove what stages that were stopped half-way keep to go on from."""
         for stage in stages:
-            values["outputs"].pop(ARTEFACTS[stage], None)
-            values["stages"].pop(stage, None)
-        self._write_provenance(values)
-
-    def forget(self, stage: str) -> None:
-        """Remove an artefact that is not recorded: outdated, or left by a kill."""
-        path = self.artefact(stage)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-    def forget_parts(self, stages: Sequence[str]) -> None:
-        """Remove what stages that were stopped half-way keep to go on from; a trace's is known by its settings."""
-        for stage in set(stages) - {"trace"}:
-            shutil.rmtree(self.artefact(stage).with_suffix(".parts"), ignore_errors=True)
+            shutil.rmtree(self.parts(stage), ignore_errors=True)
 
     def note(self, **facts: Any) -> None:
-        """Add facts to the provenance."""
-        self._write_provenance({**self.provenance(), **facts})
+        """Add facts to the provenance, where they are not what it says."""
+        values = self.provenance()
+        if any(values.get(name, ...) != value for name, value in facts.items()):
+            self._write_provenance({**values, **facts})
 
     def _write_provenance(self, values: dict[str, Any]) -> None:
         write_json(
@@ -157,89 +204,9 @@ class RunFolder:
         return make_config({**read_toml(self.path / CONFIG), "out": str(self.path)})
 
 
-def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> None:
-    """Refuse, before anything is written, a folder that this run may not use.
-
-    Args:
-        cfg: the run.
-        inputs: name and SHA-256 of every input.
-        versions: of the libraries.
-
-    Raises:
-        ToxmemError: a file, a folder that cannot be written or has something else in it, another model or split,
-            changed inputs, other versions.
-    """
-    path = cfg.out
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not nearest.is_dir():
-        raise ToxmemError(f"{nearest} is a file: give another --out")
-    if not os.access(nearest, os.W_OK):
-        raise ToxmemError(f"{nearest} cannot be written to: give another --out")
-    if not path.exists() or not any(p for p in path.iterdir() if not p.name.endswith(TEMPORARY)):
-        return
-    if not (path / CONFIG).is_file():
-        raise ToxmemError(f"{path} is not empty and is no run folder: give another --out")
-    folder = RunFolder(path)
-    before = folder.config()
-    differing = [name for name in FOLDER if getattr(before, name) != getattr(cfg, name)]
-    if differing:
-        raise ToxmemError(
-            f"{path} holds a run of another configuration (differs in {', '.join(differing)}): give another --out"
-        )
-    if not (path / PROVENANCE).is_file():
-        return
-    recorded = folder.provenance()
-    theirs, ours = (
-        {k: v for k, v in i.items() if k != _LATER} for i in (recorded["inputs"], inputs)
-    )
-    changed = [name for name in ours if theirs.get(name) != ours[name]]
-    if changed or set(theirs) != set(ours):
-        raise ToxmemError(
-            f"{path} holds a run on other content of {', '.join(changed) or 'its inputs'}: give another --out"
-        )
-    other = [name for name, value in versions.items() if recorded["versions"].get(name) != value]
-    if other:
-        raise ToxmemError(
-            f"{path} was begun with another version of {', '.join(other)} (see {PROVENANCE}): give another --out"
-        )
-
-
-def open_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, str]) -> RunFolder:
-    """The folder of a run, made if it is not there, cleared of what a kill left half-written.
-
-    What was made under other settings is struck from the record first, and only then do the new settings take the old
-    ones' place.
-    """
-    check_folder(cfg, inputs, versions=versions)
-    folder = RunFolder(cfg.out)
-    cfg.out.mkdir(parents=True, exist_ok=True)
-    for leftover in cfg.out.glob(f"*{TEMPORARY}"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-    stale = folder.outdated(cfg, inputs)
-    if stale:
-        folder.outdate(stale)
-    begun = (cfg.out / PROVENANCE).is_file()
-    if not begun:
-        write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
-    elif folder.differences(cfg, inputs):
-        before, known = folder.config(), folder.provenance()["inputs"]
-        folder.forget_parts(
-            [s for s in STAGES if _stage_hash(before, s, known) != _stage_hash(cfg, s, inputs)]
-        )
-        write_bytes(cfg.out / CONFIG, cfg.to_toml().encode())
-    noted = {"config_hash": cfg.hash(), "inputs": inputs}
-    if not begun:
-        facts = {"model": cfg.model, "revision": None, **noted, "seed": cfg.seed}
-        write_json(
-            cfg.out / PROVENANCE, {**facts, "versions": versions, "stages": {}, "outputs": {}}
-        )
-    elif any(folder.provenance().get(name) != value for name, value in noted.items()):
-        folder.note(**noted)
-    return folder
-
-
-def _stage_hash(cfg: RunConfig, stage: str, inputs: Mapping[str, str]) -> str:
-    return stage_hash(cfg, stage, labelled=inputs.get(_LATER))
+def hash_of(cfg: RunConfig, stage: str, inputs: Mapping[str, str]) -> str:
+    """Of what a stage's result depends on."""
+    return stage_hash(cfg, stage, labelled=inputs.get(LATER))
 
 
 def _hash(path: Path) -> str | dict[str, str]:

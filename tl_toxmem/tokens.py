@@ -5,12 +5,14 @@ tokenise together into the prompt's tokens plus more, these are the target; wher
 (a target that begins inside a word), the target is tokenised alone, as generation would meet it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
@@ -38,6 +40,10 @@ class PromptTokens:
     words: tuple[str, ...]
     target: tuple[int, ...]
     subject: tuple[int, int]
+
+    def called(self) -> str:
+        """What to call it in an error."""
+        return f"prompt {self.prompt.id!r}"
 
     @property
     def full(self) -> tuple[int, ...]:
@@ -144,7 +150,12 @@ def target_log_prob(
 def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
     """`target_log_prob` of every prompt, on the CPU; hooks that are attached act."""
     found = [torch.empty(0)]
+
+    def of(some: Sequence[PromptTokens]) -> Tensor:
+        tokens, mask, keep = target_batch(model, list(some))
+        return target_log_prob(model.forward(tokens, mask, keep=keep), list(some)).cpu()
+
+    run = Careful(of, what="log-probabilities", model=model, name=PromptTokens.called)
     for batch in in_batches(align(model, prompts), _BATCH, "targets"):
-        tokens, mask, keep = target_batch(model, batch)
-        found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
+        found += run(batch)
     return torch.cat(found)

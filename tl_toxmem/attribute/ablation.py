@@ -15,6 +15,7 @@ from tl_toxmem.attribute.batches import aligned, batches
 from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.careful import Careful
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
@@ -95,14 +96,31 @@ def measure_ablations(
                 for row in range(len(batch.items))
             ]
             size = max(1, BEST_TOKENS // clean.n_new)
+            run = _losing(model, clean, laws)
             for start in range(0, len(pairs), size):
                 some_pairs = pairs[start : start + size]
-                joins, rows = _changed(model, clean, some_pairs, laws)
-                lost = clean.log_prob[rows] - clean.run(joins, rows)
-                for (layer, i, row), value in zip(some_pairs, lost.tolist(), strict=True):
+                values = torch.cat(run(some_pairs)).tolist()
+                for (layer, i, row), value in zip(some_pairs, values, strict=True):
                     effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
                 advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
     return effects[order]
+
+
+def _losing(
+    model: LensModel, clean: Onward, laws: dict[int, LayerLaw]
+) -> Careful[tuple[int, int, int], Tensor]:
+    """What ablating takes, by (layer, index of the neuron, row of the batch)."""
+
+    def lost(some: Sequence[tuple[int, int, int]]) -> Float[Tensor, " pair"]:
+        joins, rows = _changed(model, clean, some, laws)
+        return clean.log_prob[rows] - clean.run(joins, rows)
+
+    return Careful(
+        lost,
+        what="effects of ablation",
+        model=model,
+        name=lambda one: clean.batch.items[one[2]].called(),
+    )
 
 
 def _one_by_one(

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_toxmem.attribute.texts import Labelled
+from tl_toxmem.careful import Careful
 from tl_toxmem.checks import is_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.memory import ACTIVATION_BYTES
@@ -69,11 +70,17 @@ def passes(
     rows = labelled_tokens(model, labelled)
     most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(places) * model.d_mlp)))
     start = 0
-    for batch in in_batches(rows, 64, "labelled text", length=len, most=most):
-        tokens, mask = model.pad(batch)
+
+    def of(some: Sequence[list[int]]) -> tuple[Tensor, dict[Place, Tensor]]:
+        tokens, mask = model.pad(some)
         _, found = model.capture(tokens, mask, sites=places, keep=1)
-        yield slice(start, start + len(batch)), mask.bool(), found
-        start += len(batch)
+        return mask, found
+
+    run = Careful(of, what="states", model=model, name=lambda row: f"a text of {len(row)} tokens")
+    for batch in in_batches(rows, 64, "labelled text", length=len, most=most):
+        for mask, found in run(batch):
+            yield slice(start, start + len(mask)), mask.bool(), found
+            start += len(mask)
 
 
 def auroc(

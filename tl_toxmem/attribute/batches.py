@@ -1,12 +1,13 @@
 """Prompts with their targets in batches, and what the methods need of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
@@ -84,3 +85,29 @@ def batches(
         tokens, mask, keep = target_batch(model, some)
         yield Batch(some, slice(start, start + len(some)), tokens, mask, keep)
         start += len(some)
+
+
+def scored(
+    model: LensModel,
+    items: Sequence[PromptTokens],
+    description: str,
+    score: Callable[[Batch], Float[Tensor, "batch layer d_mlp"]],
+    *,
+    size: int,
+    most: int,
+) -> Float[Tensor, "prompt layer d_mlp"]:
+    """What `score` says of every prompt, batch by batch, with care (see `Careful`)."""
+    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
+
+    def of(some: Sequence[int]) -> Tensor:
+        own = [items[i] for i in some]
+        tokens, mask, keep = target_batch(model, own)
+        return score(Batch(own, slice(some[0], some[-1] + 1), tokens, mask, keep))
+
+    run = Careful(of, what="scores", model=model, name=lambda i: items[i].called())
+    numbers = range(len(items))
+    for some in in_batches(
+        numbers, size, description, length=lambda i: len(items[i].full), most=max(1, most)
+    ):
+        found[some] = torch.cat(run(some))
+    return found

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches, value_lengths
+from tl_toxmem.attribute.batches import Batch, aligned, scored, value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -51,8 +51,8 @@ def _activations(
     model: LensModel, items: Sequence[PromptTokens]
 ) -> Float[Tensor, "prompt layer d_mlp"]:
     """Mean activations at the positions that predict the target."""
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    for batch in batches(model, items, "activations", size=len(items), most=_TOKENS):
+
+    def of(batch: Batch) -> Tensor:
         _, states = model.capture(
             batch.tokens,
             batch.mask,
@@ -61,6 +61,10 @@ def _activations(
         )
         weight = batch.predicting().float()
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
-        for layer in range(model.n_layers):
-            found[batch.rows, layer] = (states["mlp_post", layer].float() * weight).sum(1).cpu()
-    return found
+        means = [
+            (states["mlp_post", layer].float() * weight).sum(1).cpu()
+            for layer in range(model.n_layers)
+        ]
+        return torch.stack(means, dim=1)
+
+    return scored(model, items, "activations", of, size=len(items), most=_TOKENS)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from tl_toxmem.attribute.batches import value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
+from tl_toxmem.careful import Careful
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import LensModel
@@ -35,19 +37,33 @@ def with_cost(
     n_tokens = 0
     rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens, piece=_PIECE)
     most = tokens_for_gradients(model)
-    for batch in in_batches(rows, cfg.batch_size, "cost", length=len, most=most):
+
+    def of(batch: Sequence[list[int]]) -> tuple[Tensor, int]:
         tokens, mask = model.pad(batch)
         activations, gradients = model.gradients(
             tokens,
             mask,
-            metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum(),  # noqa: B023
+            metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum(),
         )
         real = mask[:, :, None]
-        for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
-            fisher[layer] += (((g * a).float() ** 2) * real).sum((0, 1)).cpu()
-            sums[layer] += (a.float() * real).sum((0, 1)).cpu()
-            squares[layer] += (a.float() ** 2 * real).sum((0, 1)).cpu()
-        n_tokens += int(mask.sum())
+        found = [
+            torch.stack(
+                [
+                    (((g * a).float() ** 2) * real).sum((0, 1)).cpu(),
+                    (a.float() * real).sum((0, 1)).cpu(),
+                    (a.float() ** 2 * real).sum((0, 1)).cpu(),
+                ]
+            )
+            for a, g in zip(activations, gradients, strict=True)
+        ]
+        return torch.stack(found, dim=1), int(mask.sum())
+
+    run = Careful(of, what="costs", model=model, name=lambda row: f"a text of {len(row)} tokens")
+    for batch in in_batches(rows, cfg.batch_size, "cost", length=len, most=most):
+        for found, n in run(batch):
+            for total, more in zip((fisher, sums, squares), found, strict=True):
+                total += more
+            n_tokens += n
     return replace(
         scores,
         cost=(fisher / n_tokens).sqrt(),

@@ -6,8 +6,9 @@ batch score all neurons of all layers.
 """
 
 import torch
+from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches, gradients_of
+from tl_toxmem.attribute.batches import Batch, aligned, gradients_of, scored
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -29,11 +30,13 @@ def gradient(
         ToxmemError: no prompts, or one that does not fit the model.
     """
     items = aligned(model, prompts)
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    most = tokens_for_gradients(model)
-    for batch in batches(model, items, "gradients", size=cfg.batch_size, most=most):
+
+    def of(batch: Batch) -> Tensor:
         activations, gradients = gradients_of(model, batch)
         real = batch.mask[:, :, None]  # padding counts for nothing
-        for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
-            found[batch.rows, layer] = (g * a * real).float().sum(1).cpu()
+        both = zip(activations, gradients, strict=True)
+        return torch.stack([(g * a * real).float().sum(1).cpu() for a, g in both], dim=1)
+
+    most = tokens_for_gradients(model)
+    found = scored(model, items, "gradients", of, size=cfg.batch_size, most=most)
     return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed, model=model)

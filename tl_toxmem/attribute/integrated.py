@@ -24,6 +24,7 @@ from tl_toxmem.attribute.batches import aligned, batches
 from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.careful import Careful
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import LensModel
@@ -198,10 +199,18 @@ class _Paths:
     ) -> Float[Tensor, " run"]:
         """The metric at points of the ways, layers in rising order; gradients by what leaves a layer go to the sums."""
         values = []
+        run: Careful[int, Tensor] = Careful(
+            lambda some: self._sweep(
+                *(x[some[0] : some[-1] + 1] for x in (layers, rows, alpha)), gradients=gradients
+            ),
+            what="values along the way",
+            model=self._clean.model,
+            name=lambda i: self._clean.batch.items[int(rows[i])].called(),
+        )
+        start = 0
         for size in self._sizes(layers.tolist()):
-            some, rest = zip(*((x[:size], x[size:]) for x in (layers, rows, alpha)), strict=True)
-            values.append(self._sweep(*some, gradients=gradients))
-            layers, rows, alpha = rest
+            values += run(range(start, start + size))
+            start += size
         return torch.cat(values) if values else alpha
 
     def _sweep(

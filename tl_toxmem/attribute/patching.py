@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, batches, gradients_of
+from tl_toxmem.attribute.batches import Batch, aligned, gradients_of, scored
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -66,10 +66,11 @@ def _patching(
 ) -> NeuronScores:
     items = aligned(model, prompts)
     level = noise_level(model, items, sigma=cfg.noise_sigma)
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
     most = tokens_for_gradients(model)
     signed = method == "attribution_patching"
-    for batch in batches(model, items, "attribution patching", size=cfg.batch_size, most=most):
+
+    def of(batch: Batch) -> Tensor:
+        scores = torch.zeros(len(batch.items), model.n_layers, model.d_mlp)
         clean, ways = ways_of(model, batch)
         corrupted = _corrupted_activations(model, batch.items, cfg=cfg, level=level)
         real = batch.mask[:, :, None]
@@ -78,7 +79,10 @@ def _patching(
         for gradients in ways:
             for layer, (a, noisy, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
                 one = (g * (a - noisy) * real).float().sum(1).cpu()
-                found[batch.rows, layer] += (one if signed else one.abs()) / n_ways
+                scores[:, layer] += (one if signed else one.abs()) / n_ways
+        return scores
+
+    found = scored(model, items, "attribution patching", of, size=cfg.batch_size, most=most)
     return NeuronScores.of_prompts(
         method, found, prompts, seed=cfg.seed, model=model, facts={"noise": level}
     )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_toxmem.checks import is_text
+from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import read_lines
+from tl_toxmem.files import check_version, read_lines
 from tl_toxmem.prompts import PromptSet
 
 LEAST_LABELLED = 10
@@ -72,6 +73,8 @@ def read_labelled(path: str | Path) -> list[Labelled]:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise ToxmemError(f"{path}, line {number}: no JSON ({error})") from None
+        if isinstance(values, dict):
+            check_version(f"{path}, line {number}", values.get("format_version", FORMAT_VERSION))
         fits = isinstance(values, dict) and isinstance(values.get("text"), str)
         if not fits or not values["text"].strip() or not isinstance(values.get("toxic"), bool):
             raise ToxmemError(

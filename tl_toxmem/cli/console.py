@@ -43,6 +43,12 @@ def one_line_errors() -> Iterator[None]:
         _fail(line)
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
         _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
+    except (RuntimeError, MemoryError) as error:  # where no batch is divided
+        from tl_toxmem.careful import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail("out of memory: use a machine or device with more of it, or smaller batches")
     except KeyboardInterrupt:
         _fail("interrupted; repeat the command (a run goes on where it stopped)", code=130)
 

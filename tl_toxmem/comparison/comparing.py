@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tl_toxmem.comparators import Material
 from tl_toxmem.comparison.methods import METHODS, check_methods, what_is_there
-from tl_toxmem.comparison.parts import Part, asked_of
+from tl_toxmem.comparison.parts import Part, asked_of, place_of
 from tl_toxmem.comparison.record import OURS, Comparison, Entry
 from tl_toxmem.comparison.regression import trace_regression, why_no_regression
 from tl_toxmem.config import CompareConfig, EvaluateConfig
@@ -49,8 +49,8 @@ def compare(
         resume: a folder where each method's result is kept until all are there, and taken from if it was made alike.
 
     Raises:
-        ToxmemError: an unknown method, one that lacks its data, a result in `resume` that was made otherwise, or a
-            scorer that calls nothing of base toxic; see also `evaluate`.
+        ToxmemError: an unknown method, one that lacks its data, or a scorer that calls nothing of base toxic; see also
+            `evaluate`.
     """
     cfg = cfg or CompareConfig()
     protocol = _protocol(cfg, protocol or EvaluateConfig())
@@ -70,9 +70,10 @@ def compare(
             neutral=neutral,
             scorers=scorers,
         )
-        kept = None if resume is None else resume / f"{name}.json"
-        if kept is not None and kept.is_file():
-            parts.append(Part.load(kept, asked))
+        kept = None if resume is None else place_of(resume, name, asked)
+        known = None if kept is None else Part.load(kept)
+        if known is not None:
+            parts.append(known)
             continue
         if own is not None:
             entries = [_entry_of_ours(own)]
@@ -95,7 +96,7 @@ def compare(
         )
         part = Part(found, tuple(entries))
         if kept is not None:
-            part.save(kept, asked)
+            part.save(kept)
         parts.append(part)
     regression = None
     if trace is not None and no_regression is None:

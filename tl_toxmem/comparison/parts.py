@@ -13,10 +13,9 @@ from tl_toxmem.comparators import Material
 from tl_toxmem.comparison.record import Entry
 from tl_toxmem.config import ComparatorConfig, EvaluateConfig
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
-from tl_toxmem.files import read_json, write_json
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.resume import read_part, write_part
 from tl_toxmem.scorers import ToxicityScorer
 
 Made = Deletion | tuple[Sequence[float], ComparatorConfig, Material]
@@ -30,30 +29,25 @@ class Part:
     evaluation: Evaluation
     entries: tuple[Entry, ...]
 
-    def save(self, path: Path, asked: dict[str, Any]) -> None:
-        """Write it with what it was made from."""
+    def save(self, path: Path) -> None:
+        """Write it."""
         path.parent.mkdir(exist_ok=True)
         entries = [asdict(entry) for entry in self.entries]
-        write_json(
-            path, {"asked": asked, "entries": entries, "evaluation": self.evaluation.to_json()}
-        )
+        write_part(path, {"entries": entries, "evaluation": self.evaluation.to_json()})
 
     @classmethod
-    def load(cls, path: Path, asked: dict[str, Any]) -> "Part":
-        """Read what `save` wrote.
-
-        Raises:
-            ToxmemError: it was made from something else.
-        """
-        values = read_json(path)
-        other = [name for name in asked if values.get("asked", {}).get(name) != asked[name]]
-        if other:
-            raise ToxmemError(
-                f"{path} was measured with another {' and another '.join(other)}: remove it, or give another folder to "
-                "resume from"
-            )
+    def load(cls, path: Path) -> "Part | None":
+        """Read what `save` wrote; None where nothing is, or, saying so, what is damaged."""
+        values = read_part(path) if path.is_file() else None
+        if values is None:
+            return None
         entries = tuple(Entry(**entry) for entry in values["entries"])
         return cls(Evaluation.from_json(values["evaluation"]), entries)
+
+
+def place_of(folder: Path, name: str, asked: dict[str, str]) -> Path:
+    """The file of a method's part: what was made from something else has another."""
+    return folder / f"{name}-{_hash(asked)[:16]}.json"
 
 
 def asked_of(

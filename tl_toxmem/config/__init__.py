@@ -16,7 +16,7 @@ from tl_toxmem.config.evaluate import (
 )
 from tl_toxmem.config.export import ExportConfig
 from tl_toxmem.config.gates import GateConfig
-from tl_toxmem.config.identity import FOLDER, stage_hash
+from tl_toxmem.config.identity import FOLDER, OWN, stage_hash
 from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.config.prompts import PromptsConfig
 from tl_toxmem.config.run import (
@@ -41,6 +41,7 @@ __all__ = [
     "DEMO",
     "FOLDER",
     "FORMAT_VERSION",
+    "OWN",
     "PLACES",
     "PRESETS",
     "PROTOCOL_FIELDS",

@@ -14,7 +14,7 @@ from tl_toxmem.config.select import BY_SIZE
 
 FOLDER = ("model", "host", "dtype", "device", "prepend_bos", "seed", "split")
 """What a run folder belongs to: with another of these it is another run."""
-_OWN: dict[str, tuple[str, ...]] = {
+OWN: dict[str, tuple[str, ...]] = {
     "prompts": FOLDER,
     "trace": ("trace",),
     "attribute": ("attribute",),
@@ -24,6 +24,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "export": ("export",),
     "compare": ("compare",),
 }
+"""The settings of each stage."""
 _BEFORE: dict[str, str] = {
     "trace": "prompts",
     "attribute": "trace",
@@ -61,7 +62,7 @@ def stage_hash(cfg: RunConfig, stage: str, *, labelled: str | None = None) -> st
 
 def _settings(cfg: RunConfig, stage: str, labelled: str | None) -> dict[str, Any]:
     values = cfg.model_dump(mode="json")
-    found = {name: values[name] for name in _OWN[stage]}
+    found = {name: values[name] for name in OWN[stage]}
     reads_texts = stage == "attribute" and cfg.attribute.method in BY_TEXTS
     if labelled is not None and (reads_texts or stage == "compare"):
         found["labelled"] = labelled

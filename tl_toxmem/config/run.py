@@ -146,7 +146,8 @@ class RunConfig(Config):
 
     def to_toml(self) -> str:
         """The configuration as TOML; fields that are None are left out, as TOML has no null."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        values = self.model_dump(mode="json", exclude_none=True)
+        return tomli_w.dumps({"format_version": FORMAT_VERSION, **values})
 
 
 def _for_the_demo(compare: Any) -> Any:
@@ -164,8 +165,9 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     """A checked configuration from plain values (a TOML table, the command line).
 
     Raises:
-        ToxmemError: in one line, naming each field that is wrong and what it may be.
+        ToxmemError: in one line, naming each field that is wrong and what it may be; or a newer format version.
     """
+    values = _of_this_version(values, "the configuration")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -177,11 +179,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file.
 
     Raises:
-        ToxmemError: if it is missing or is no TOML.
+        ToxmemError: if it is missing, is no TOML, or of a newer format version.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _of_this_version(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise ToxmemError(f"no configuration file at {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ToxmemError(f"{path} is no TOML: {error}") from None
+
+
+def _of_this_version(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values without their `format_version`, which a file need not have."""
+    version = values.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ToxmemError(
+            f"{where} has format version {version}; this tl-toxmem reads version {FORMAT_VERSION}"
+        )
+    return {name: value for name, value in values.items() if name != "format_version"}

@@ -1,6 +1,6 @@
 """Likelihoods of rows under base and edits: losses, KL from base, and whether the greedy tokens are the right ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation.rows import Row
 from tl_toxmem.memory import tokens_for_logits
@@ -17,6 +18,7 @@ from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 
 _MOST_ROWS = 16
+_SHOWN = 12  # tokens of a text that is named
 
 
 def losses(
@@ -24,8 +26,14 @@ def losses(
 ) -> Float[np.ndarray, " row"]:
     """Per row the summed negative log-likelihood of its predicted tokens, nats; hooks that are attached act."""
     found = [torch.zeros(0, dtype=torch.float64)]
+    run = Careful(
+        lambda some: _nll(_logits(model, some), some),
+        what="losses",
+        model=model,
+        name=_called(model),
+    )
     for batch in _batches(model, rows, batch_size, description):
-        found.append(_nll(_logits(model, batch), batch))
+        found += run(batch)
     return torch.cat(found).numpy()
 
 
@@ -39,16 +47,25 @@ def divergences(
 ) -> dict[str, Float[np.ndarray, "two row"]]:
     """Per law and row: the negative log-likelihood and KL(base || law), both summed over predicted tokens, nats."""
     found = {name: [torch.zeros(2, 0, dtype=torch.float64)] for name in laws}
-    for batch in _batches(model, rows, min(batch_size, _MOST_ROWS), description):
+
+    def under_each(batch: Sequence[Row]) -> dict[str, Tensor]:
         base = _logits(model, batch).log_softmax(-1)
         real = _real(batch, base.shape[1])
+        both = {}
         for name, law in laws.items():
             with law.applied(model):
                 logits = _logits(model, batch)
             nll = _nll(logits, batch)
             kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
             kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
-            found[name].append(torch.stack([nll, kl]))
+            both[name] = torch.stack([nll, kl])
+        return both
+
+    run = Careful(under_each, what="losses", model=model, name=_called(model))
+    for batch in _batches(model, rows, min(batch_size, _MOST_ROWS), description):
+        for part in run(batch):
+            for name, both in part.items():
+                found[name].append(both)
     return {name: torch.cat(parts, dim=1).numpy() for name, parts in found.items()}
 
 
@@ -57,11 +74,17 @@ def greedy_right(
 ) -> Bool[np.ndarray, " row"]:
     """Per row whether all predicted tokens are the greedy continuation of what is before them."""
     found = [torch.zeros(0, dtype=torch.bool)]
-    for batch in _batches(model, rows, batch_size, description):
+
+    def right(batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
         logits = _logits(model, batch)
         real = _real(batch, logits.shape[1])
-        same = logits.argmax(-1).cpu() == _wanted(batch, logits.shape[1])
-        found.append((same | ~real).all(1))
+        highest, said = (x.cpu() for x in logits.max(-1))
+        same = said == _wanted(batch, logits.shape[1])
+        return (same | ~real).all(1), highest[real]
+
+    run = Careful(right, what="logits", model=model, name=_called(model))
+    for batch in _batches(model, rows, batch_size, description):
+        found += [part for part, _ in run(batch)]
     return torch.cat(found).numpy()
 
 
@@ -70,6 +93,11 @@ def _batches(
 ) -> Iterator[list[Row]]:
     most = tokens_for_logits(model)
     return in_batches(rows, size, description, length=lambda row: len(row.tokens), most=most)
+
+
+def _called(model: LensModel) -> Callable[[Row], str]:
+    """What to call a row in an error."""
+    return lambda row: f"the text {model.tokenizer.decode(row.tokens[:_SHOWN])!r}..."
 
 
 def _logits(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, "row kept d_vocab"]:

@@ -15,10 +15,11 @@ from typing import Any
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.locking import one_writer
 from tl_toxmem.mining.candidates import Candidate, Candidates, read_candidates
 from tl_toxmem.mining.choosing import choose
 from tl_toxmem.mining.matching import match_benign
-from tl_toxmem.mining.parts import Parts, open_folder
+from tl_toxmem.mining.parts import Parts, check_folder, open_folder
 from tl_toxmem.mining.prompting import make_prompt
 from tl_toxmem.mining.record import Mined
 from tl_toxmem.mining.sampling import sample
@@ -27,7 +28,7 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import fingerprint
 from tl_toxmem.precision import precision_name
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.scorers import CachedScorer, ToxicityScorer
+from tl_toxmem.scorers import CachedScorer, ToxicityScorer, judged
 from tl_toxmem.store import CACHE
 
 Announce = Callable[[str], object]
@@ -57,7 +58,7 @@ def mine(
 
     Raises:
         ToxmemError: candidates that cannot be read or asked, a judge that calls none innocuous or nothing toxic, too
-            few prompts for a split, a folder of other settings.
+            few prompts for a split, a folder of other settings, or one that another process writes to.
     """
     cfg = cfg or MineConfig()
     if not isinstance(scorer, ToxicityScorer):
@@ -79,15 +80,17 @@ def mine(
             "for it: use LensModel.from_pretrained(FOLDER), or give no folder"
         )
     folder = Path(folder)
-    if open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
-        announce(f"nothing was to be done: {folder} has the outcome of these very settings")
-    else:
-        kept = CachedScorer(scorer, folder / CACHE)
-        found = _mine(
-            model, asked, drops, settings, scorer=kept, cfg=cfg, folder=folder, announce=announce
-        )
-        found.save(folder)
-    return Mined.load(folder)
+    check_folder(folder)
+    with one_writer(folder):
+        if open_folder(folder, {name: settings[name] for name in _OF_PARTS}, settings):
+            announce(f"nothing was to be done: {folder} has the outcome of these very settings")
+        else:
+            kept: dict[str, Any] = {
+                "scorer": CachedScorer(scorer, folder / CACHE),
+                "folder": folder,
+            }
+            _mine(model, asked, drops, settings, **kept, cfg=cfg, announce=announce).save(folder)
+        return Mined.load(folder)
 
 
 def _mine(
@@ -103,8 +106,8 @@ def _mine(
 ) -> Mined:
     """All steps after the screening."""
     announce("judge the candidates")
-    judged = scorer.score([one.text for one in asked]).tolist()
-    scores = {one.text: score for one, score in zip(asked, judged, strict=True)}
+    given = judged(scorer, [one.text for one in asked]).tolist()
+    scores = {one.text: score for one, score in zip(asked, given, strict=True)}
     innocuous = [one for one in asked if _is_innocuous(one, scores[one.text], cfg)]
     drops["not innocuous"] = len(asked) - len(innocuous)
     if not innocuous:

@@ -17,7 +17,7 @@ from tl_toxmem.mining.sampling import greedy
 from tl_toxmem.mining.screening import Asked, text_hash
 from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import Prompt, PromptSet
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import ToxicityScorer, judged
 from tl_toxmem.tokens import continuation
 
 _SPARE = 2  # candidates looked at for each that is wanted: some have no usable greedy continuation
@@ -62,7 +62,7 @@ def match_benign(
     looked_at = [one for kind in sorted(offered, key=repr) for one in offered[kind]]
     said = greedy(model, [one.text for one in looked_at], cfg=cfg, parts=parts)
     texts = [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in said]
-    scores = scorer.score(texts).tolist() if texts else []
+    scores = judged(scorer, texts).tolist() if texts else []
     found: list[Prompt] = []
     for one, row, text, score in zip(looked_at, said, texts, scores, strict=True):
         kind = _kind(one, choice.splits)

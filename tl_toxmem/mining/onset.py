@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tl_toxmem.mining.sampling import Samples
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import ToxicityScorer, judged
 
 _WORD = re.compile(r" ?\S+")
 _CLOSING = ".,;:!?\"')]}»”’…"
@@ -39,7 +39,7 @@ def find_onsets(
     """The onset of each continuation; None where no beginning without broken characters is toxic."""
     ways = [_beginnings(text) for text in continuations]
     flat = [text[: b.end] for text, way in zip(continuations, ways, strict=True) for b in way]
-    scores = iter(scorer.score(flat).tolist() if flat else [])
+    scores = iter(judged(scorer, flat).tolist() if flat else [])
     found: list[Onset | None] = []
     for text, way in zip(continuations, ways, strict=True):
         onset = None

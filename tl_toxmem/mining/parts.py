@@ -11,7 +11,9 @@ from typing import Any
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, write_json
+from tl_toxmem.locking import LOCK
 from tl_toxmem.mining.screening import text_hash
+from tl_toxmem.resume import read_part, write_part
 
 SETTINGS = "settings.json"
 DONE = "mining.json"
@@ -27,7 +29,7 @@ class Parts:
         self._entries: dict[str, Any] = {}
         if self._folder is not None:
             for file in sorted(self._folder.glob(f"{kind}-*.json")):
-                self._entries.update(read_json(file)["entries"])
+                self._entries.update((read_part(file) or {"entries": {}})["entries"])
 
     def __contains__(self, text: str) -> bool:
         return text_hash(text) in self._entries
@@ -42,11 +44,26 @@ class Parts:
         if self._folder is not None and found:
             self._folder.mkdir(exist_ok=True)
             name = text_hash(" ".join(sorted(found)))[:16]
-            write_json(self._folder / f"{self._kind}-{name}.json", {"entries": found})
+            write_part(self._folder / f"{self._kind}-{name}.json", {"entries": found})
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything is written, what is no folder of mining.
+
+    Raises:
+        ToxmemError: a file, or a folder with something else in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ToxmemError(f"{folder} is a file: give another --out")
+    inside = [p.name for p in folder.iterdir()] if folder.exists() else []
+    if SETTINGS not in inside and any(
+        name != LOCK and not name.endswith(TEMPORARY) for name in inside
+    ):
+        raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[str, Any]) -> bool:
-    """Make a folder, or go on with one; whether it is already done.
+    """Begin a folder that is there, or go on with one; whether it is already done.
 
     Args:
         folder: of the outputs and the parts.
@@ -54,21 +71,16 @@ def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[s
         everything: what the outputs depend on.
 
     Raises:
-        ToxmemError: a file, a folder with something else in it, or one of other settings.
+        ToxmemError: see `check_folder`; or a folder of other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ToxmemError(f"{folder} is a file: give another --out")
-    inside = [p.name for p in folder.iterdir()] if folder.exists() else []
-    if SETTINGS not in inside and any(not name.endswith(TEMPORARY) for name in inside):
-        raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
-    if SETTINGS in inside:
+    check_folder(folder)
+    if (folder / SETTINGS).exists():
         _refuse_other(folder, read_json(folder / SETTINGS), settings, "was begun with")
-    if DONE in inside:
+    if (folder / DONE).exists():
         done = read_json(folder / DONE)["settings"]
         hint = f"give another --out, or remove {DONE} to choose anew from the same samples"
         _refuse_other(folder, done, everything, "is done with", hint)
         return True
-    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.rglob(f"*{TEMPORARY}"):
         leftover.unlink()
     write_json(folder / SETTINGS, settings)

@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 
 from tl_toxmem.display import Display, Displayed, Table
-from tl_toxmem.files import read_json, write_bytes, write_json
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
 from tl_toxmem.mining.parts import DONE
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.resume import digest_of
 
 PROMPTS, BENIGN = "prompts.jsonl", "benign.jsonl"
+_FIELDS = ("drops", "counts", "rates", "kept_by_share", "settings")
 _SHOWN = 3
 
 
@@ -73,20 +76,39 @@ class Mined(Displayed):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / PROMPTS, self.prompts.to_jsonl().encode())
         write_bytes(folder / BENIGN, self.benign.to_jsonl().encode())
-        names = ("drops", "counts", "rates", "kept_by_share", "settings")
-        write_json(folder / DONE, {name: dict(getattr(self, name)) for name in names})
+        values = {name: dict(getattr(self, name)) for name in _FIELDS}
+        values["outputs"] = {name: sha256_file(folder / name) for name in (PROMPTS, BENIGN)}
+        write_json(folder / DONE, {"sha256": digest_of(values), **values})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Mined":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ToxmemError: a file is missing, damaged, or was changed since.
+        """
         folder = Path(folder)
         values = read_json(folder / DONE)
+        recorded = values.pop("sha256", None)
+        del values["format_version"]
+        outputs = values.get("outputs", {})
+        files = {name: folder / name for name in (PROMPTS, BENIGN) if name in outputs}
+        lacking = [name for name, file in files.items() if not file.is_file()]
+        if lacking:
+            raise ToxmemError(
+                f"{folder / lacking[0]} is missing: remove {folder / DONE} to make it anew"
+            )
+        changed = [name for name, file in files.items() if sha256_file(file) != outputs[name]]
+        if recorded not in (None, digest_of(values)):
+            changed.append(DONE)
+        if changed or not set(_FIELDS) <= set(values):
+            raise ToxmemError(
+                f"{folder / (changed or [DONE])[0]} was changed since it was made: remove {folder / DONE} to choose "
+                "anew from the same samples"
+            )
         benign = (folder / BENIGN).read_text(encoding="utf-8").strip()
         return cls(
             prompts=PromptSet.read(folder / PROMPTS),
             benign=PromptSet.read(folder / BENIGN) if benign else PromptSet(()),
-            **{
-                name: values[name]
-                for name in ("drops", "counts", "rates", "kept_by_share", "settings")
-            },
+            **{name: values[name] for name in _FIELDS},
         )

@@ -7,16 +7,18 @@ them has to be sampled afresh.
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.continuations import sample_continuations, until_end
 from tl_toxmem.mining.parts import Parts
 from tl_toxmem.model import LensModel
 from tl_toxmem.progress import meter
 from tl_toxmem.prompts import Prompt, PromptSet
-from tl_toxmem.scorers import ToxicityScorer
+from tl_toxmem.scorers import ToxicityScorer, judged
 
 _ANY = "."
 
@@ -53,7 +55,7 @@ def sample(
             streams = [_stream(text) for text in some]
             said = sample_continuations(model, asked, cfg=cfg.sampling(), streams=streams)
             done(len(some))
-            scores = scorer.score([one for own in said for one in own]).tolist()
+            scores = judged(scorer, [one for own in said for one in own]).tolist()
             k = cfg.samples
             parts.add(
                 {
@@ -75,12 +77,18 @@ def greedy(
     for text in dict.fromkeys(texts):
         if text not in parts:
             by_length.setdefault(len(model.encode(text)), []).append(text)
+
+    def said(some: Sequence[str]) -> list[list[int]]:
+        tokens, mask = model.pad([model.encode(text) for text in some])
+        longer = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
+        new: list[list[int]] = longer[:, tokens.shape[1] :].tolist()
+        return new
+
     batches = [some for own in by_length.values() for some in _some(own, cfg.batch_size)]
     with meter("greedy continuations", len(batches)) as done:
+        run = Careful(said, what="logits", model=model)
         for some in batches:
-            tokens, mask = model.pad([model.encode(text) for text in some])
-            longer = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
-            new = longer[:, tokens.shape[1] :].tolist()
+            new = itertools.chain(*run(some))
             parts.add(dict(zip(some, (until_end(row, model.eos_ids) for row in new), strict=True)))
             done(1)
     return [parts[text] for text in texts]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import NotFinite, ToxmemError
 
 _LIKELIEST = 2048
 _ROUNDING = 2e-6  # of float32's sums over a vocabulary
@@ -80,7 +80,11 @@ def decode(
     eos: tuple[int, ...],
     pad: int,
 ) -> Int[Tensor, "row longer"]:
-    """Prompt and continuation; rows that have reached one of `eos` are filled with `pad`."""
+    """Prompt and continuation; rows that have reached one of `eos` are filled with `pad`.
+
+    Raises:
+        NotFinite: the logits of a row are not.
+    """
     ends = torch.tensor(eos, dtype=torch.long, device=tokens.device)
     logits, cache = host.step(tokens, mask, None)
     live = torch.arange(tokens.shape[0], device=tokens.device).repeat_interleave(copies)
@@ -90,14 +94,19 @@ def decode(
     n_rows, n_prompt = tokens.shape
     mask = torch.cat([mask, mask.new_ones(n_rows, max_new_tokens)], dim=1)
     made = tokens.new_full((n_rows, max_new_tokens), pad)
+    total = logits.new_zeros(n_rows, dtype=torch.float64)
     live, done = torch.arange(n_rows, device=tokens.device), mask.new_zeros(n_rows).bool()
     for n in range(max_new_tokens):
-        token = _draw(logits.float(), sampling, draws, live, n).masked_fill(done, pad)
+        drawn = _draw(logits.float(), sampling, draws, live, n)
+        token = drawn.masked_fill(done, pad)
         made[live, n] = token
+        # Every way of drawing takes NaN or infinity where there is one, so that this look at what was drawn is enough.
+        total[live] += logits.gather(-1, drawn[:, None])[:, 0].double()
         if eos:
             done = done | torch.isin(token, ends)
             left = int((~done).sum())
             if not left:
+                _check(total)
                 return torch.cat([tokens, made[:, : n + 1]], dim=1)
             # A generator's numbers belong to rows by their place.
             own = sampling is None or draws.seeds is not None
@@ -107,7 +116,14 @@ def decode(
                 live, token, done, mask = live[stay], token[stay], done[stay], mask[stay]
         if n + 1 < max_new_tokens:
             logits, cache = host.step(token[:, None], mask[:, : n_prompt + n + 1], cache)
+    _check(total)
     return torch.cat([tokens, made], dim=1)
+
+
+def _check(total: Float[Tensor, " row"]) -> None:
+    if not bool(total.isfinite().all()):
+        row = int((~total.isfinite()).nonzero()[0, 0])
+        raise NotFinite(f"the logits of row {row} are not finite")
 
 
 def _draw(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model.bridge import BridgeHost
+from tl_toxmem.model.finite import check_weights
 from tl_toxmem.model.hooked import HookedHost
 from tl_toxmem.model.load import (
     Source,
@@ -137,8 +138,9 @@ class LensModel(Runner):
             prepend_bos: put the beginning-of-text token before every text.
 
         Raises:
-            ToxmemError: model missing, of an unsupported architecture, damaged, without its tokenizer, in a
-                precision that the device cannot do, or not equal to plain transformers on this host.
+            ToxmemError: model missing, of an unsupported architecture, damaged, with weights that are not finite,
+                without its tokenizer, in a precision that the device cannot do, or not equal to plain transformers on
+                this host.
         """
         dtype = as_dtype(dtype)
         if isinstance(model, str | Path):
@@ -159,6 +161,7 @@ class LensModel(Runner):
             if tokenizer is None:
                 raise ToxmemError(f"a model object ({name}) needs its tokenizer: give tokenizer=")
             hf = from_object(model, dtype=dtype, device=device)
+        check_weights(hf.named_parameters(), name)
         arch = architecture(hf.config.model_type, where=name)
         d_vocab = vocabulary_size(hf)
         own_tokenizer = tokenizer is None
@@ -236,7 +239,8 @@ class LensModel(Runner):
             prepend_bos: as in `from_pretrained`.
 
         Raises:
-            ToxmemError: another kind of object, an unsupported architecture, training mode.
+            ToxmemError: another kind of object, an unsupported architecture, training mode, weights that are not
+                finite.
         """
         kind = type(model).__name__
         if kind not in ("HookedTransformer", "TransformerBridge"):
@@ -247,6 +251,7 @@ class LensModel(Runner):
             raise ToxmemError(
                 "the TransformerBridge is in training mode (dropout): call model.eval() first"
             )
+        check_weights(model.named_parameters(), "the wrapped model")
         host: Host = HookedHost(model) if kind == "HookedTransformer" else BridgeHost(model)
         found = (
             model.original_model.config.model_type

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config import STAGES, RunConfig
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.pipeline.inputs import load_model, read_inputs
+from tl_toxmem.locking import one_writer
+from tl_toxmem.model import LensModel
+from tl_toxmem.pipeline.inputs import Inputs, load_model, read_inputs
+from tl_toxmem.pipeline.opening import check_folder, open_folder
 from tl_toxmem.pipeline.stages import STAGE_FUNCTIONS
 from tl_toxmem.report import write_report
-from tl_toxmem.store import RunFolder, check_folder, open_folder
+from tl_toxmem.store import RunFolder
 
 Announce = Callable[[str], object]
 
@@ -30,43 +33,57 @@ def run(
         tell: called with a sentence, where other settings than before outdate what was made.
 
     Raises:
-        ToxmemError: any mistake in the input, before anything is written; or a stage that cannot be done with these
-            settings, saying what is kept.
+        ToxmemError: any mistake in the input, or a folder that another process writes to, before anything is written;
+            or a stage that cannot be done with these settings, which leaves the folder as it was before that stage.
     """
     wanted = _wanted(cfg, until)
     inputs = read_inputs(cfg)
     versions = library_versions()
     check_folder(cfg, inputs.hashes, versions=versions)
-    missing = [
-        stage for stage in wanted if not RunFolder(cfg.out).is_done(stage, cfg, inputs.hashes)
-    ]
-    model = load_model(cfg, inputs, missing) if missing else None
-    outdated = RunFolder(cfg.out).outdated(cfg, inputs.hashes)
-    if outdated:
-        names = ", ".join(RunFolder(cfg.out).differences(cfg, inputs.hashes))
-        tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
-    folder = open_folder(cfg, inputs.hashes, versions=versions)
-    inputs = inputs.cached(folder)
-    if missing and model is not None:
-        stale = _stale(missing)
-        folder.outdate(stale)
-        folder.forget_parts(stale[1:])
-        folder.note(revision=inputs.source.revision)
-        for stage in (stage for stage in wanted if stage in stale):
-            announce(stage)
-            folder.forget(stage)
-            try:
-                STAGE_FUNCTIONS[stage](model, cfg, inputs, folder)
-            except ToxmemError as error:
-                raise ToxmemError(
-                    f"{error} [stage {stage}; {folder.path} keeps what was made before it, and goes on from there "
-                    "with other settings]"
-                ) from error
-            folder.record(stage)
-    if until == "report":
-        announce("report")
-        write_report(folder.path)
+    with one_writer(cfg.out):
+        check_folder(cfg, inputs.hashes, versions=versions)  # another process may just have left it
+        folder = RunFolder(cfg.out)
+        missing = [stage for stage in wanted if not folder.is_done(stage, cfg, inputs.hashes)]
+        model = load_model(cfg, inputs, missing) if missing else None
+        outdated = folder.outdated(cfg, inputs.hashes)
+        if outdated:
+            names = ", ".join(folder.differences(cfg, inputs.hashes))
+            tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
+        done = [stage for stage in wanted if stage not in missing]
+        folder = open_folder(cfg, inputs.hashes, versions=versions, done=done)
+        inputs = inputs.cached(folder)
+        if missing and model is not None:
+            folder.note(revision=inputs.source.revision)
+            before, stale = folder.config(), _stale(missing)
+            for stage in (stage for stage in wanted if stage in stale):
+                announce(stage)
+                try:
+                    _make(stage, model, cfg, inputs, folder, stale)
+                except ToxmemError as error:
+                    folder.withdraw(stage, before)
+                    raise ToxmemError(
+                        f"{error} [stage {stage}; {folder.path} keeps what was made before it, and goes on from there "
+                        "with other settings]"
+                    ) from error
+        folder.adopt(cfg, inputs.hashes)
+        if until == "report":
+            announce("report")
+            write_report(folder.path)
     return folder
+
+
+def _make(
+    stage: str,
+    model: LensModel,
+    cfg: RunConfig,
+    inputs: Inputs,
+    folder: RunFolder,
+    stale: Sequence[str],
+) -> None:
+    """One stage, whole or not at all."""
+    with folder.making(stage) as aside:
+        STAGE_FUNCTIONS[stage](model, cfg, inputs, aside)
+        folder.commit(stage, cfg, inputs.hashes, stale[stale.index(stage) :])
 
 
 def _stale(missing: Sequence[str]) -> Sequence[str]:

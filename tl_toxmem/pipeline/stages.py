@@ -1,6 +1,5 @@
 """The stages: each reads its artefacts, does its work and writes one artefact."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +36,7 @@ def _prompts(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
 
 def _trace(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     find = PromptSet.read(folder.artefact("prompts")).find
-    kept = folder.artefact("trace").with_suffix(".parts")
+    kept = folder.parts("trace")
     trace = causal_trace(model, find, cfg=cfg.trace, resume=kept)
     n, benign, robustness = len(trace.prompt_ids), None, None
     if inputs.benign_find is not None:
@@ -47,7 +46,6 @@ def _trace(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) 
     if cfg.trace.robustness:
         robustness = check_robustness(model, find, cfg=cfg.trace, resume=kept)
     replace(trace, benign=benign, robustness=robustness).save(folder.artefact("trace"))
-    shutil.rmtree(kept)
 
 
 def _attribute(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
@@ -189,7 +187,7 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         protocol=cfg.evaluate,
         seed=cfg.seed,
     )
-    kept = folder.artefact("compare").with_suffix(".parts")
+    kept = folder.parts("compare")
     comparison = compare(
         model,
         prompts.report,
@@ -204,7 +202,6 @@ def _compare(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder
         resume=kept,
     )
     comparison.save(folder.artefact("compare"))
-    shutil.rmtree(kept)
 
 
 STAGE_FUNCTIONS: dict[str, Callable[[LensModel, RunConfig, Inputs, RunFolder], None]] = {

@@ -12,7 +12,7 @@ from tl_toxmem.scorers.huggingface import HuggingFaceScorer
 from tl_toxmem.scorers.kappa import judge_agreement, scorer_agreement
 from tl_toxmem.scorers.load import SCORER_NAMES, load_scorer, scorer_needs_network
 from tl_toxmem.scorers.profanity import ProfanityScorer
-from tl_toxmem.scorers.protocol import ToxicityScorer
+from tl_toxmem.scorers.protocol import ToxicityScorer, judged
 from tl_toxmem.scorers.published import PUBLISHED
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ToxicityScorer",
     "check_checkpoint",
     "judge_agreement",
+    "judged",
     "load_scorer",
     "scorer_agreement",
     "scorer_needs_network",

@@ -19,8 +19,8 @@ from torch import Tensor
 from tl_toxmem.checks import list_of_texts
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import write_bytes
-from tl_toxmem.scorers.protocol import ToxicityScorer
+from tl_toxmem.files import check_version, write_bytes
+from tl_toxmem.scorers.protocol import ToxicityScorer, check_scores
 
 _CHUNK = 1024
 """Texts that are judged before their scores are put on disk."""
@@ -52,9 +52,8 @@ class CachedScorer:
         for start in range(0, len(fresh), _CHUNK):
             chunk = list(fresh)[start : start + _CHUNK]
             found = self.scorer.score([fresh[key] for key in chunk]).tolist()
+            check_scores(self.name, found, [keys.index(key) for key in chunk])
             scores = dict(zip(chunk, found, strict=True))
-            if bad := [score for score in found if not _is_score(score)]:
-                raise ToxmemError(f"{self.name} gave {bad[0]}, which is no score between 0 and 1")
             self._append(scores)
             known.update(scores)
         return torch.tensor([known[key] for key in keys], dtype=torch.float32)
@@ -89,15 +88,21 @@ class CachedScorer:
         content = path.read_bytes()
         whole = content.rpartition(b"\n")[0]
         first, *lines = whole.split(b"\n")
-        if _parsed(first) != header:
+        found = _parsed(first)
+        if isinstance(found, dict) and "format_version" in found:
+            check_version(path, found.get("format_version"))
+        if found != header:
             raise ToxmemError(
                 f"{path} does not hold the scores of {self.name}: remove it to have its texts judged again"
             )
         known: dict[str, float] = {}
         for number, line in enumerate(lines, 2):
             match _parsed(line):
-                case {"sha256": str(key), "score": float(score)} if len(key) == 64 and _is_score(
-                    score
+                # A line of an earlier version has no check.
+                case {"sha256": str(key), "score": float(score), **rest} if (
+                    len(key) == 64
+                    and _is_score(score)
+                    and rest.get("check", _check(key, score)) == _check(key, score)
                 ):
                     known.setdefault(key, score)
                 case _:
@@ -109,7 +114,7 @@ class CachedScorer:
         return known
 
     def _append(self, scores: Mapping[str, float]) -> None:
-        lines = b"".join(_line({"sha256": key, "score": score}) for key, score in scores.items())
+        lines = b"".join(_entry(key, score) for key, score in scores.items())
         with open(self._path, "ab") as file:
             file.write(lines)
             file.flush()
@@ -118,6 +123,15 @@ class CachedScorer:
     def _header(self) -> dict[str, Any]:
         facts = self.scorer.provenance()
         return {"format_version": FORMAT_VERSION, "kind": "scores", "scorer": facts}
+
+
+def _entry(key: str, score: float) -> bytes:
+    return _line({"sha256": key, "score": score, "check": _check(key, score)})
+
+
+def _check(key: str, score: float) -> str:
+    """What a damaged line does not have."""
+    return hashlib.sha256(f"{key} {score!r}".encode()).hexdigest()[:8]
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

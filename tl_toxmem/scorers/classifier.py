@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.progress import in_batches
 
@@ -54,6 +55,16 @@ class Classifier:
         encoded = self._encode(texts)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__)  # so that batches pad little
+
+        def values(some: Sequence[int]) -> Tensor:
+            inputs = {
+                name: self._pad(name, [rows[i] for i in some]) for name, rows in encoded.items()
+            }
+            logits = self.model(**inputs).logits.float()
+            every: Tensor = logits.sigmoid() if self.output == "sigmoid" else logits.softmax(-1)
+            return every[:, self.column].cpu()
+
+        run = Careful(values, what=f"scores by {self.name}", name=lambda i: f"text {i}")
         for batch in in_batches(
             order,
             self._batch_size(),
@@ -61,12 +72,7 @@ class Classifier:
             length=lengths.__getitem__,
             most=_TOKENS,
         ):
-            inputs = {
-                name: self._pad(name, [rows[i] for i in batch]) for name, rows in encoded.items()
-            }
-            logits = self.model(**inputs).logits.float()
-            values = logits.sigmoid() if self.output == "sigmoid" else logits.softmax(-1)
-            result[batch] = values[:, self.column].cpu()
+            result[batch] = torch.cat(run(batch))
         return result
 
     def _encode(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.scorers.agreement import Agreement, Disagreement
-from tl_toxmem.scorers.protocol import ToxicityScorer
+from tl_toxmem.scorers.protocol import ToxicityScorer, judged
 from tl_toxmem.stats import Estimate, interval, resampled
 
 
@@ -101,7 +101,7 @@ def scorer_agreement(
         )
     array = _as_array(texts)
     flat = [str(text) for text in array.ravel()]
-    scores = {s.name: s.score(flat).numpy().reshape(array.shape) for s in scorers}
+    scores = {s.name: judged(s, flat).numpy().reshape(array.shape) for s in scorers}
     return [
         judge_agreement(
             scores[one],

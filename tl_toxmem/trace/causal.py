@@ -6,6 +6,7 @@ Outputs of MLP and attention are restored in a window of layers `[layer - w//2, 
 stack, and beside it in each layer alone.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.config import TraceConfig
 from tl_toxmem.corrupt import level_of, n_draws
 from tl_toxmem.errors import ToxmemError
@@ -64,11 +66,26 @@ def causal_trace(
         result = kept.get(one.item) if kept else None
         if result is not None:
             found[one.item.prompt.id] = result
-    todo = [one for one in plans if one.item.prompt.id not in found]
+    # Prompts that are traced together are traced anew together, so that a stopped trace ends in the same bits.
+    groups = [
+        group
+        for group in _groups(model, plans, cfg=cfg)
+        if any(one.item.prompt.id not in found for one in group)
+    ]
+    todo = list(itertools.chain(*groups))
     lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
     with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
-        for group in _groups(model, todo, cfg=cfg):
-            for one, result in _trace_group(model, lower, group, cfg, level, advance):
+        trace: Careful[Plan, list[tuple[Plan, PromptResult]]] = Careful(
+            lambda some: list(_trace_group(model, lower, some, cfg, level, advance)),
+            what="values of the clean and corrupted runs",
+            model=model,
+            name=lambda one: one.item.called(),
+            check=lambda _: (
+                True
+            ),  # NaN stands where nothing was asked; the runs are looked at as they end
+        )
+        for group in groups:
+            for one, result in itertools.chain(*trace(group)):
                 found[one.item.prompt.id] = result
                 if kept:
                     kept.add(one.item, result)

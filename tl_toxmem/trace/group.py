@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.careful import is_finite
 from tl_toxmem.config import TraceConfig
 from tl_toxmem.corrupt import corrupted_embeddings, n_draws
+from tl_toxmem.errors import NotFinite
 from tl_toxmem.model import Hook, HookFn, LensModel
 from tl_toxmem.model.cache import KeyValues
 from tl_toxmem.sites import Site
@@ -56,6 +58,8 @@ class Group:
             self.embeddings[i * self.n_draws : (i + 1) * self.n_draws, self.pads[i] :] = own
         self.clean, self.clean_values = self._run_clean(tokens, mask, _clean_sites(cfg))
         self._run_corrupted(severs_attention="attn" in cfg.severed)
+        if not is_finite([self.clean_values, self.corrupted_values]):
+            raise NotFinite("the values of a clean or corrupted run are not finite")
 
     def _run_clean(
         self, tokens: Tensor, mask: Tensor, sites: Sequence[Site]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tl_toxmem.config import TraceConfig
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.model import LensModel
+from tl_toxmem.resume import read_tensor_part, write_tensor_part
 from tl_toxmem.tokens import PromptTokens
 
 KIND = "trace of one prompt"
@@ -69,11 +69,13 @@ class Kept:
         return logits[:: max(1, len(logits) // _PROBED)].clone()
 
     def get(self, item: PromptTokens) -> PromptResult | None:
-        """The result of a prompt, if it is there and of this model."""
+        """The result of a prompt, if it is there, whole and of this model."""
         path = self._path(item)
         if not path.is_file():
             return None
-        tensors, _ = read_tensors(path, KIND)
+        tensors = read_tensor_part(path, KIND)
+        if tensors is None:
+            return None
         probe = tensors.pop("probe")
         gap = float((probe - self._probe(item)).abs().max())
         same = gap <= _ROUNDING[self._model.dtype] * float(probe.abs().max())
@@ -83,4 +85,4 @@ class Kept:
         """Keep a result; its file is whole or absent."""
         tensors = {field.name: getattr(result, field.name) for field in fields(result)}
         tensors["probe"] = self._probe(item)
-        write_tensors(self._path(item), KIND, tensors, {"prompt": item.prompt.id})
+        write_tensor_part(self._path(item), KIND, tensors)

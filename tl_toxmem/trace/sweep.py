@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.model import Hook, HookFn, LensModel
 from tl_toxmem.sites import Site
 from tl_toxmem.trace.cells import STREAM, Cell
@@ -45,6 +46,14 @@ def run_cells(
         length = group.width - group.pads[cell.prompt]
         return group.n_draws * cell.cost(length, n_layers=group.model.n_layers)
 
+    def careful(length: int) -> Careful[int, Tensor]:
+        return Careful(
+            lambda some: _sweep(group, [cells[i] for i in some], length),
+            what="values of cells",
+            model=group.model,
+            name=lambda i: f"{group.items[cells[i].prompt].called()} (a cell of {cells[i].site})",
+        )
+
     result = torch.empty(len(group.measure.names), len(cells))
     lengths = defaultdict(list)
     for i, cell in enumerate(cells):
@@ -52,10 +61,11 @@ def run_cells(
     for length, members in sorted(lengths.items(), reverse=True):
         members.sort(key=lambda i: cells[i].joins)
         per_cell = group.n_draws * row_bytes(group.model, length, group.width)
+        sweep = careful(length)
         size = max(1, int(min(max_bytes / per_cell, _BEST_TOKENS / (length * group.n_draws))))
         for start in range(0, len(members), size):
             batch = members[start : start + size]
-            result[:, batch] = _sweep(group, [cells[i] for i in batch], length)
+            result[:, batch] = torch.cat(sweep(batch), dim=1)
             advance(sum(cost(cells[i]) for i in batch))
     return result
 
