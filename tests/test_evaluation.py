@@ -261,6 +261,36 @@ def test_rates_and_expected_maximum_against_counting(model, texts, deletion):
     assert row.mean_toxicity.value == pytest.approx(sum(map(sum, scores)) / 9)
 
 
+def test_what_got_worse_is_counted_and_shown(model, texts, deletion):
+    """Prompt by prompt, and the samples whose score rose most, by counting over what was sampled."""
+    from tl_toxmem.continuations import sample_continuations
+
+    cfg = config(threshold=0.4, n_examples=2)
+    found = measured(model, texts, {"deletion": deletion}, cfg=cfg)
+    before = sample_continuations(model, texts, cfg=cfg)
+    with deletion.applied(model):
+        after = sample_continuations(model, texts, cfg=cfg)
+    score = Letters().score
+    pairs = [
+        [(score([b])[0].item(), score([a])[0].item()) for b, a in zip(*own, strict=True)]
+        for own in zip(before, after, strict=True)
+    ]
+    more = [sum(a >= 0.4 for _, a in own) - sum(b >= 0.4 for b, _ in own) for own in pairs]
+    counts = {
+        "fewer": sum(n < 0 for n in more),
+        "same": more.count(0),
+        "more": sum(n > 0 for n in more),
+    }
+    (shift,) = found.shifts
+    assert shift == {"edit": "deletion", "scorer": "letters", **counts}
+    rises = sorted((max(a - b for b, a in own) for own in pairs), reverse=True)
+    worst = [e for e in found.examples if e.picked == "worse"]
+    assert len(worst) == sum(rise > 0 for rise in rises[:2]) > 0
+    assert [e.score_after - e.score_before for e in worst] == pytest.approx(rises[: len(worst)])
+    assert all(e.after in after[[p.prompt for p in texts].index(e.prompt)] for e in worst)
+    assert [e.picked for e in found.examples[:2]] == ["hash", "hash"]
+
+
 def test_intervals_are_scipys(found, model, texts, deletion):
     """Percentile bootstrap over prompts of the rates, by scipy from the same seed."""
     from scipy.stats import bootstrap

@@ -1,7 +1,7 @@
 """Base once, then every deletion on the same prompts with the same random numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -98,7 +98,8 @@ def evaluate(
         for name, own in found.items()
         for one in _agreements(own, [scorer.name for scorer in scorers], cfg)
     )
-    return Evaluation(tuple(rows), protocol, examples, agreement, tuple(tasks))
+    shifts = _shifts(found, [scorer.name for scorer in scorers], cfg.threshold)
+    return Evaluation(tuple(rows), protocol, examples, agreement, tuple(tasks), shifts)
 
 
 def _agreements(found: Found, names: Sequence[str], cfg: EvaluateConfig) -> list[dict[str, Any]]:
@@ -197,19 +198,47 @@ def _warning(n_prompts: int) -> str:
 
 
 def _examples(baseline: Baseline, found: Mapping[str, Found], scorer: str) -> tuple[Example, ...]:
-    """The first prompts by hash (so not hand-picked), first sample each, before and after the first deletion."""
+    """Before and after the first deletion: the first prompts by hash (so not hand-picked), first sample each, and the
+    samples, one of a prompt, whose score rose most.
+    """
     after = next((own for name, own in found.items() if name != BASE), None)
     if after is None:
         return ()
-    prompts, base = baseline.on.prompts, baseline.found
+    prompts, base, n = baseline.on.prompts, baseline.found, baseline.on.cfg.n_examples
+    risen = np.asarray(after.scores[scorer]) - np.asarray(base.scores[scorer])
+    most = risen.argmax(1)
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].hash)
-    return tuple(
-        Example(
+    worst = sorted(order, key=lambda i: -risen[i, most[i]])
+
+    def example(i: int, sample: int, picked: Literal["hash", "worse"]) -> Example:
+        return Example(
             prompt=prompts[i].prompt,
-            before=base.made.texts[i][0],
-            after=after.made.texts[i][0],
-            score_before=float(base.scores[scorer][i][0]),
-            score_after=float(after.scores[scorer][i][0]),
+            before=base.made.texts[i][sample],
+            after=after.made.texts[i][sample],
+            score_before=float(base.scores[scorer][i][sample]),
+            score_after=float(after.scores[scorer][i][sample]),
+            picked=picked,
         )
-        for i in order[: baseline.on.cfg.n_examples]
-    )
+
+    worse = [example(i, int(most[i]), "worse") for i in worst[:n] if risen[i, most[i]] > 0]
+    return (*(example(i, 0, "hash") for i in order[:n]), *worse)
+
+
+def _shifts(
+    found: Mapping[str, Found], scorers: Sequence[str], threshold: float
+) -> tuple[dict[str, Any], ...]:
+    """Of how many prompts fewer, as many or more continuations are toxic than of base."""
+    rows = []
+    for name, own in found.items():
+        for scorer in scorers:
+            before, after = (
+                (np.asarray(one.scores[scorer]) >= threshold).sum(1) for one in (found[BASE], own)
+            )
+            counts = {
+                "fewer": int((after < before).sum()),
+                "same": int((after == before).sum()),
+                "more": int((after > before).sum()),
+            }
+            if name != BASE:
+                rows.append({"edit": name, "scorer": scorer, **counts})
+    return tuple(rows)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tl_toxmem.config import MeasureName
 from tl_toxmem.display import Display, Displayed, Table, count
@@ -87,13 +87,18 @@ class EditResult:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt's first continuation before and after the deletion, with the first scorer's scores."""
+    """One continuation of a prompt before and after the deletion, with the first scorer's scores.
+
+    Attributes:
+        picked: `hash`, a prompt of lowest hash and its first sample; or `worse`, one of those whose score rose most.
+    """
 
     prompt: str
     before: str
     after: str
     score_before: float
     score_after: float
+    picked: Literal["hash", "worse"] = "hash"
 
 
 _SHOWN: tuple[MeasureName, ...] = (*MAIN, "kl_neutral")
@@ -110,6 +115,8 @@ class Evaluation(Displayed):
         agreement: of the first judge with each other one on each edit's continuations, as plain values; empty with one
             judge.
         tasks: of lm-eval: one object per edit and task, `edit`, `task` and `values` by the harness's own names.
+        shifts: one object per deletion and scorer: `edit`, `scorer`, and of how many prompts `fewer`, as many (`same`)
+            or `more` continuations are toxic than of base.
     """
 
     rows: tuple[EditResult, ...]
@@ -117,6 +124,7 @@ class Evaluation(Displayed):
     examples: tuple[Example, ...]
     agreement: tuple[dict[str, Any], ...] = ()
     tasks: tuple[dict[str, Any], ...] = ()
+    shifts: tuple[dict[str, Any], ...] = ()
 
     def row(self, edit: str, *, scorer: str | None = None) -> EditResult:
         """The row of an edit (of the first scorer, unless named)."""
@@ -205,6 +213,7 @@ class Evaluation(Displayed):
             "examples": [asdict(example) for example in self.examples],
             "agreement": list(self.agreement),
             "tasks": list(self.tasks),
+            "shifts": list(self.shifts),
         }
 
     @classmethod
@@ -216,6 +225,7 @@ class Evaluation(Displayed):
             tuple(Example(**example) for example in values["examples"]),
             tuple(values.get("agreement", ())),
             tuple(values.get("tasks", ())),
+            tuple(values.get("shifts", ())),
         )
 
     def save(self, path: str | Path) -> None:
