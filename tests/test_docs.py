@@ -178,6 +178,49 @@ def without_numbers(line):
     return re.sub(r"\d[\d.,]*", "0", re.sub(r" ?\([^)]*\)", "", line))
 
 
+def test_formats_name_every_field_that_is_written(demo_run):
+    from dataclasses import fields
+
+    from tl_toxmem.certificate import Certificate
+    from tl_toxmem.comparison import Comparison, Entry
+    from tl_toxmem.comparison.regression import TraceRegression
+    from tl_toxmem.evaluation import EditResult, Example
+    from tl_toxmem.files import read_json
+    from tl_toxmem.mining import Mined
+    from tl_toxmem.scorers import Agreement, Disagreement
+
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    parts = re.split(r"^##+ ", text, flags=re.MULTILINE)
+    sections = {part.split("\n", 1)[0]: part for part in parts}
+    selection = read_json(demo_run / "4_neurons.json")
+    evaluation = read_json(demo_run / "6_evaluation.json")
+    card = selection["cards"][0]
+    settings = set(evaluation["protocol"]["measures"]) | set(evaluation["protocol"])
+    written = {
+        "mining.json": {f.name for f in fields(Mined)} - {"prompts", "benign"},
+        "4_neurons.json": {*selection, *card, *card["excited"][0], *selection["curve"][0]},
+        "6_evaluation.json": {
+            *(f.name for kind in (EditResult, Example, Agreement, Disagreement) for f in fields(kind)),
+            *evaluation,
+            *(settings - {*evaluation_settings(), *evaluation["protocol"]["measures"]}),
+        },
+        "9_comparison.json": {f.name for kind in (Comparison, Entry, TraceRegression) for f in fields(kind)},
+        "provenance.json": set(read_json(demo_run / "provenance.json")),
+        "certificate.json": {f.name for f in fields(Certificate)},
+    }  # fmt: skip
+    for name, own in written.items():
+        quoted = " ".join(re.findall(r"`([^`]+)`", sections[name]))
+        lacking = own - {"format_version"} - set(re.findall(r"\w+", quoted))
+        assert not lacking, f"docs/formats.md, {name}: {sorted(lacking)}"
+
+
+def evaluation_settings():
+    """Said to be those of `EvaluateConfig`, without naming each."""
+    from tl_toxmem.config import EvaluateConfig
+
+    return EvaluateConfig.model_fields
+
+
 def test_failure_modes_quote_what_the_code_says():
     """In the first column of the tables: pieces of messages, and names of settings."""
     code = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "tl_toxmem").rglob("*.py"))
