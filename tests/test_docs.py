@@ -1,22 +1,36 @@
 """What README and the docs show as code is code: Python runs as it stands, commands run, or are at least ones.
 
-On how-to pages every block runs, in the order of the page, in a folder with `runs/demo` in it; a block whose title says
-"not run" needs a hub, a GPU or hours, and is checked only. Commands of all pages are parsed with their settings.
+Every block of the docs runs, in the order of its page, in a folder with `runs/demo` in it; a block whose title says
+"not run" says why (a hub, a GPU, minutes to hours, a model of one's own), and is checked only. Commands of all pages
+are parsed with their settings.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-HOWTO = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs" / "howto").glob("*.md"))]
-PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
-SHOWN_ONLY = ("json", "text")
+DOCS = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", *DOCS]
+SHOWN_ONLY = ("text", "markdown")
+RUN, SHELL = ("python", "sh", "console"), ("sh", "console")
+NOT_RUN = re.compile(r' title="(.+): not run by the tests"')
+REASONS = (
+    "needs the hub",
+    "needs a GPU",
+    "needs SmolLM2",
+    "minutes",
+    "hours",
+    "of your own",
+    "makes an environment",
+)
 
 
 def blocks_of(page):
@@ -56,34 +70,65 @@ def demo_run(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
-def test_python_blocks_run_in_order(page, in_clone):
-    blocks = [code for language, _, code in blocks_of(page) if language == "python"]
+def test_python_blocks_of_the_readme_run_in_order(in_clone):
+    blocks = [code for language, _, code in blocks_of("README.md") if language == "python"]
     assert blocks
     session: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, page, "exec"), session)
+        exec(compile(block, "README.md", "exec"), session)
 
 
-@pytest.mark.parametrize("page", [*HOWTO, "CONTRIBUTING.md"])
-def test_every_block_of_a_page_runs_or_says_that_it_does_not(page, in_clone, demo_run):
+def runs(title):
+    """Whether a block with this title is run by the tests."""
+    return "not run" not in title
+
+
+def with_blocks_that_run():
+    return [
+        page
+        for page in [*DOCS, "CONTRIBUTING.md"]
+        if any(language in RUN and runs(title) for language, title, _ in blocks_of(page))
+    ]
+
+
+@pytest.mark.parametrize("page", with_blocks_that_run())
+def test_every_block_of_a_page_runs_or_says_that_it_does_not(page, in_clone, request):
     from tl_toxmem.cli import app
 
-    shutil.copytree(demo_run, in_clone / "runs" / "demo")
+    if "runs/demo" in (ROOT / page).read_text(encoding="utf-8"):
+        shutil.copytree(request.getfixturevalue("demo_run"), in_clone / "runs" / "demo")
     session: dict[str, object] = {}
     for language, title, code in blocks_of(page):
-        assert language in ("python", "sh", *SHOWN_ONLY), f"a block of {language!r} proves nothing"
-        skipped = "not run" in title
         if language == "python":
             compiled = compile(code, page, "exec")
-            if not skipped:
+            if runs(title):
                 exec(compiled, session)
-        elif language == "sh" and not skipped:
+        elif language in SHELL and runs(title):
             found = list(commands_of(code))
             assert len(found) == len(code.replace("\\\n", " ").strip().splitlines()), code
             for words in found:
                 result = CliRunner().invoke(app, words)
                 assert result.exit_code == 0, (words, result.output, result.exception)
+
+
+@pytest.mark.parametrize("page", [*DOCS, "CONTRIBUTING.md"])
+def test_blocks_that_are_not_run_are_few_and_say_why(page):
+    """They are listed; and what runs in no language is read as what it is."""
+    from tl_toxmem.config import make_config
+
+    for language, title, code in blocks_of(page):
+        assert language in (*RUN, *SHOWN_ONLY, "json", "toml"), (
+            f"a block of {language!r} proves nothing"
+        )
+        if language == "json":
+            assert all(json.loads(line) for line in code.splitlines())
+        elif language == "toml":
+            assert make_config(tomllib.loads(code))
+        elif not runs(title):
+            reason = NOT_RUN.fullmatch(title)
+            print(f"{page}: {code.splitlines()[0]} ({title.strip()})")  # noqa: T201 - the list, by pytest -s
+            assert reason, f"{page}: {title!r} does not say why"
+            assert any(words in reason[1] for words in REASONS), reason[1]
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
@@ -131,6 +176,49 @@ def test_the_model_card_shown_is_the_one_that_is_written(demo_run):
 def without_numbers(line):
     line = re.sub(r"; ONLY \d+ PROMPTS: [^.;]*", "", line)  # said of a run as small as this one
     return re.sub(r"\d[\d.,]*", "0", re.sub(r" ?\([^)]*\)", "", line))
+
+
+def test_formats_name_every_field_that_is_written(demo_run):
+    from dataclasses import fields
+
+    from tl_toxmem.certificate import Certificate
+    from tl_toxmem.comparison import Comparison, Entry
+    from tl_toxmem.comparison.regression import TraceRegression
+    from tl_toxmem.evaluation import EditResult, Example
+    from tl_toxmem.files import read_json
+    from tl_toxmem.mining import Mined
+    from tl_toxmem.scorers import Agreement, Disagreement
+
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    parts = re.split(r"^##+ ", text, flags=re.MULTILINE)
+    sections = {part.split("\n", 1)[0]: part for part in parts}
+    selection = read_json(demo_run / "4_neurons.json")
+    evaluation = read_json(demo_run / "6_evaluation.json")
+    card = selection["cards"][0]
+    settings = set(evaluation["protocol"]["measures"]) | set(evaluation["protocol"])
+    written = {
+        "mining.json": {f.name for f in fields(Mined)} - {"prompts", "benign"},
+        "4_neurons.json": {*selection, *card, *card["excited"][0], *selection["curve"][0]},
+        "6_evaluation.json": {
+            *(f.name for kind in (EditResult, Example, Agreement, Disagreement) for f in fields(kind)),
+            *evaluation,
+            *(settings - {*evaluation_settings(), *evaluation["protocol"]["measures"]}),
+        },
+        "9_comparison.json": {f.name for kind in (Comparison, Entry, TraceRegression) for f in fields(kind)},
+        "provenance.json": set(read_json(demo_run / "provenance.json")),
+        "certificate.json": {f.name for f in fields(Certificate)},
+    }  # fmt: skip
+    for name, own in written.items():
+        quoted = " ".join(re.findall(r"`([^`]+)`", sections[name]))
+        lacking = own - {"format_version"} - set(re.findall(r"\w+", quoted))
+        assert not lacking, f"docs/formats.md, {name}: {sorted(lacking)}"
+
+
+def evaluation_settings():
+    """Said to be those of `EvaluateConfig`, without naming each."""
+    from tl_toxmem.config import EvaluateConfig
+
+    return EvaluateConfig.model_fields
 
 
 def test_failure_modes_quote_what_the_code_says():

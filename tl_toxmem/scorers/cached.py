@@ -29,11 +29,11 @@ _CHUNK = 1024
 class CachedScorer:
     """A judge that remembers: the same name, the same scores, each distinct text judged once."""
 
-    def __init__(self, scorer: ToxicityScorer, folder: Path) -> None:
-        self.scorer, self.folder = scorer, folder
+    def __init__(self, scorer: ToxicityScorer, folder: str | Path) -> None:
+        self.scorer, self.folder = scorer, Path(folder)
         self.name = scorer.name
         self._known: dict[str, float] | None = None
-        self._path = folder
+        self._path = self.folder
 
     def score(self, texts: Sequence[str]) -> Float[Tensor, " text"]:
         """What the judge says, or said before.
