@@ -100,10 +100,10 @@ class Certificate(Displayed):
         same, n = self.greedy_identical
         numbers = {
             f"gap of hooks and weights ({self.precision})": self.max_abs_logprob_gap,
-            "allowed": self.bound,
-            "the same without any edit": self.rounding,
+            "allowed, or four times the rounding": self.bound,
+            "rounding: the same without any edit": self.rounding,
             "gap in float32": self.gap_float32,
-            "the same without any edit, in float32": self.rounding_float32,
+            "rounding in float32": self.rounding_float32,
             f"what storing in {self.stored} rounds": self.storage_rounding,
             "effect of the edit": self.max_abs_logprob_effect,
         }
