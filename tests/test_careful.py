@@ -14,27 +14,30 @@ def crowded(model, monkeypatch, most):
     """Let the model have no memory for more than `most` rows; how often it had not."""
     failed = []
 
-    def limited(name, place, own):
-        plain = getattr(place, name)
+    def check(n):
+        if n > most:
+            failed.append(n)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-        def run(*args, **kwargs):
-            if len(args[own]) > most:
-                failed.append(len(args[own]))
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return plain(*args, **kwargs)
+    def limited(plain):
+        def run(rows, *args, **kwargs):
+            check(len(rows))
+            return plain(rows, *args, **kwargs)
 
-        monkeypatch.setattr(place, name, run)
+        return run
+
+    class Blocks:
+        def __init__(self, made):
+            self.made = made
+
+        def block(self, layer, resid, past):
+            check(len(resid))
+            return self.made.block(layer, resid, past)
 
     for name in ("forward", "forward_cached", "step"):
-        limited(name, model.host, 0)
+        monkeypatch.setattr(model.host, name, limited(getattr(model.host, name)))
     suffix = model.host.suffix
-
-    def limited_suffix(*args, **kwargs):
-        made = suffix(*args, **kwargs)
-        limited("block", made, 1)
-        return made
-
-    monkeypatch.setattr(model.host, "suffix", limited_suffix)
+    monkeypatch.setattr(model.host, "suffix", lambda *args: Blocks(suffix(*args)))
     return failed
 
 

@@ -83,7 +83,9 @@ def test_the_file_is_as_the_formats_page_says(tmp_path):
     first, second = map(json.loads, scorer.file().read_text().splitlines())
     assert first == {"format_version": 1, "kind": "scores", "scorer": judge.provenance()}
     key = hashlib.sha256(b"sea").hexdigest()
-    assert second == {"sha256": key, "score": float(torch.tensor(1 / 6))}
+    score = float(torch.tensor(1 / 6))
+    check = hashlib.sha256(f"{key} {score}".encode()).hexdigest()[:8]
+    assert second == {"sha256": key, "score": score, "check": check}
     digest = hashlib.sha256(json.dumps(judge.provenance(), sort_keys=True).encode()).hexdigest()
     assert scorer.file().name == f"scores-{digest[:16]}.jsonl"
 
@@ -110,7 +112,10 @@ def test_every_torn_tail_is_cut_off_and_judged_again(tmp_path):
         (lambda lines: [b"{}", *lines[1:]], ["does not hold the scores of counting"]),
         (lambda lines: [], ["does not hold the scores of counting"]),
         (lambda lines: [lines[0].replace(b"0000", b"0001"), *lines[1:]], ["does not hold"]),
-        (lambda lines: [lines[0].replace(b": 1", b": 2"), *lines[1:]], ["does not hold"]),
+        (
+            lambda lines: [lines[0], lines[1].replace(b"0.", b"0.0"), lines[2]],
+            ["line 2 is damaged"],
+        ),
         (lambda lines: [lines[0], lines[1][:-9], *lines[2:]], ["line 2 is damaged"]),
         (lambda lines: [*lines, b""], ["line 4 is damaged"]),
         (lambda lines: [*lines, b'{"sha256": "ab", "score": 0.5}'], ["line 4 is damaged"]),

@@ -175,7 +175,8 @@ class RunFolder:
         now, values = self.config(), self.provenance()
         back = now.model_copy(update={name: getattr(before, name) for name in own})
         inputs = values["inputs"]
-        if all(hash_of(back, one, inputs) == made for one, made in values["stages"].items()):
+        rests = any(hash_of(back, one, inputs) != made for one, made in values["stages"].items())
+        if back != now and not rests:
             self.write_config(back)
             self.note(config_hash=back.hash())
 

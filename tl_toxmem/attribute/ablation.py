@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.batches import Batch, aligned, scored
 from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
@@ -81,13 +81,14 @@ def measure_ablations(
     order = [place[neuron] for neuron in neurons]
     if not deletion.on_activations:
         return _one_by_one(model, prompts, which, law)[order]
-    effects = torch.zeros(len(which), len(items))
     by_layer = which.by_layer()
     laws = deletion.by_layer()
     wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
-        for batch in batches(model, items, "", size=len(items), most=CLEAN_TOKENS):
+
+        def of(batch: Batch) -> Float[Tensor, "batch neuron"]:
+            effects = torch.zeros(len(batch.items), len(which))
             clean = Onward(model, batch, column=0, neurons=dict(wanted))
             pairs = [
                 (layer, i, row)
@@ -101,9 +102,12 @@ def measure_ablations(
                 some_pairs = pairs[start : start + size]
                 values = torch.cat(run(some_pairs)).tolist()
                 for (layer, i, row), value in zip(some_pairs, values, strict=True):
-                    effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
+                    effects[row, place[layer, by_layer[layer][i]]] = value
                 advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
-    return effects[order]
+            return effects
+
+        effects = scored(model, items, "", of, size=len(items), most=CLEAN_TOKENS)
+    return effects.T[order]
 
 
 def _losing(

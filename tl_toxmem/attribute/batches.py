@@ -1,6 +1,6 @@
 """Prompts with their targets in batches, and what the methods need of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,30 +74,16 @@ def value_lengths(model: LensModel) -> Float[Tensor, "layer d_mlp"]:
     )
 
 
-def batches(
-    model: LensModel, items: Sequence[PromptTokens], description: str, *, size: int, most: int
-) -> Iterator[Batch]:
-    """Batches of at most `size` prompts and `most` tokens, while a bar counts them."""
-    start = 0
-    for some in in_batches(
-        items, size, description, length=lambda item: len(item.full), most=max(1, most)
-    ):
-        tokens, mask, keep = target_batch(model, some)
-        yield Batch(some, slice(start, start + len(some)), tokens, mask, keep)
-        start += len(some)
-
-
 def scored(
     model: LensModel,
     items: Sequence[PromptTokens],
     description: str,
-    score: Callable[[Batch], Float[Tensor, "batch layer d_mlp"]],
+    score: Callable[[Batch], Float[Tensor, "batch ..."]],
     *,
     size: int,
     most: int,
-) -> Float[Tensor, "prompt layer d_mlp"]:
-    """What `score` says of every prompt, batch by batch, with care (see `Careful`)."""
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
+) -> Float[Tensor, "prompt ..."]:
+    """What `score` says of every prompt, in batches of at most `size` prompts and `most` tokens; see `Careful`."""
 
     def of(some: Sequence[int]) -> Tensor:
         own = [items[i] for i in some]
@@ -105,9 +91,9 @@ def scored(
         return score(Batch(own, slice(some[0], some[-1] + 1), tokens, mask, keep))
 
     run = Careful(of, what="scores", model=model, name=lambda i: items[i].called())
-    numbers = range(len(items))
+    found, numbers = [], range(len(items))
     for some in in_batches(
         numbers, size, description, length=lambda i: len(items[i].full), most=max(1, most)
     ):
-        found[some] = torch.cat(run(some))
-    return found
+        found += run(some)
+    return torch.cat(found)

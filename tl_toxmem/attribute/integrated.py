@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.batches import Batch, aligned, scored
 from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
@@ -92,11 +92,11 @@ def _integrate(
 ) -> NeuronScores:
     items = aligned(model, prompts)
     shape = len(items), model.n_layers
-    found = torch.zeros(*shape, model.d_mlp)
     residual, steps = torch.zeros(shape), torch.zeros(shape)
     most = tokens_for_gradients(model)
     with meter("integrated gradients", len(items) * model.n_layers) as advance:
-        for batch in batches(model, items, "", size=len(items), most=min(CLEAN_TOKENS, most)):
+
+        def of(batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
             column = 0 if way.everywhere else batch.tokens.shape[1] - batch.keep
             every: dict[int, Tensor | None] = dict.fromkeys(range(model.n_layers))
             clean = Onward(model, batch, column=column, neurons=every)
@@ -105,11 +105,13 @@ def _integrate(
             paths.add(torch.ones_like(paths.steps, dtype=torch.bool), _midpoints(way.first))
             if way.steps is None:
                 paths.refine(cfg.completeness)
-            for layer in range(model.n_layers):
-                found[batch.rows, layer] = paths.scores(layer).float().cpu()
+            scores = [paths.scores(layer).float().cpu() for layer in range(model.n_layers)]
             residual[batch.rows] = paths.residual().float().cpu().T
             steps[batch.rows] = paths.steps.float().cpu().T
             advance(len(batch.items) * model.n_layers)
+            return torch.stack(scores, dim=1)
+
+        found = scored(model, items, "", of, size=len(items), most=min(CLEAN_TOKENS, most))
     facts = {
         "residual": float(residual.abs().max()),
         "mean_residual": float(residual.abs().mean()),
