@@ -54,11 +54,11 @@ def continue_prompts(
     """
     cut = cfg.max_prompt_tokens or model.n_ctx
     rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
-    n = 1 if cfg.greedy else cfg.n_continuations
+    n = copies_of(cfg)
     sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
     keys = range(len(rows)) if streams is None else streams
     tokens: list[list[list[int]]] = []
-    for batch in in_batches(rows, max(1, cfg.batch_size // n), description):
+    for batch in in_batches(rows, prompts_of_batch(cfg), description):
         padded, mask = model.pad(batch)
         places = keys[len(tokens) : len(tokens) + len(batch)]
         seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
@@ -77,6 +77,16 @@ def continue_prompts(
         for own in tokens
     ]
     return Continuations(rows, tokens, texts)
+
+
+def copies_of(cfg: EvaluateConfig) -> int:
+    """Continuations of a prompt."""
+    return 1 if cfg.greedy else cfg.n_continuations
+
+
+def prompts_of_batch(cfg: EvaluateConfig) -> int:
+    """Prompts that are continued together."""
+    return max(1, cfg.batch_size // copies_of(cfg))
 
 
 def until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:

@@ -11,7 +11,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import next_token_log_probs
 from tl_toxmem.progress import in_batches
 
-_BATCH = 32
+DOCUMENTS = 32
+"""In a batch."""
 
 
 def document_losses(
@@ -25,7 +26,7 @@ def document_losses(
     """
     losses: list[float] = []
     most = tokens_for_logits(model)
-    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
+    for batch in in_batches(rows, DOCUMENTS, "neutral text", length=len, most=most):
         tokens, mask = model.pad(batch)
         found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
         losses += (-found.double().sum(1)).tolist()

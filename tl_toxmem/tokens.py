@@ -16,7 +16,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import Prompt, PromptSet
 
-_BATCH = 32
+TARGETS = 32
+"""Prompts in a batch."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def target_log_prob(
 def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
     """`target_log_prob` of every prompt, on the CPU; hooks that are attached act."""
     found = [torch.empty(0)]
-    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
+    for batch in in_batches(align(model, prompts), TARGETS, "targets"):
         tokens, mask, keep = target_batch(model, batch)
         found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
     return torch.cat(found)

@@ -19,7 +19,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import PromptTokens
 
-_TOKENS = 512
+TOKENS = 512
+"""In a batch."""
 
 
 def contrast(
@@ -52,7 +53,7 @@ def _activations(
 ) -> Float[Tensor, "prompt layer d_mlp"]:
     """Mean activations at the positions that predict the target."""
     found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    for batch in batches(model, items, "activations", size=len(items), most=_TOKENS):
+    for batch in batches(model, items, "activations", size=len(items), most=TOKENS):
         _, states = model.capture(
             batch.tokens,
             batch.mask,

@@ -31,7 +31,7 @@ from tl_toxmem.progress import meter
 from tl_toxmem.prompts import PromptSet
 
 _FIRST_STEPS, _MOST_STEPS = 5, 135
-_KNOWLEDGE_STEPS = 20
+KNOWLEDGE_STEPS = 20
 _FLOOR = 0.02
 """Of the metric (nats): a residual is held against a difference of no less than this."""
 
@@ -66,7 +66,7 @@ def knowledge_neurons(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    steps = cfg.steps or _KNOWLEDGE_STEPS
+    steps = cfg.steps or KNOWLEDGE_STEPS
     way = _Way("knowledge_neurons", torch.exp, everywhere=False, steps=steps)
     return _integrate(model, prompts, way, cfg)
 
@@ -198,7 +198,10 @@ class _Paths:
     ) -> Float[Tensor, " run"]:
         """The metric at points of the ways, layers in rising order; gradients by what leaves a layer go to the sums."""
         values = []
-        for size in self._sizes(layers.tolist()):
+        sizes = sizes_of_sweeps(
+            layers.tolist(), n_new=self._clean.n_new, n_layers=self._n_layers, most=self._most
+        )
+        for size in sizes:
             some, rest = zip(*((x[:size], x[size:]) for x in (layers, rows, alpha)), strict=True)
             values.append(self._sweep(*some, gradients=gradients))
             layers, rows, alpha = rest
@@ -226,19 +229,27 @@ class _Paths:
                     self._sums[layer].index_add_(0, own, gradient)
         return value.detach()
 
-    def _sizes(self, layers: Sequence[int]) -> list[int]:
-        """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients."""
-        sizes: list[int] = []
-        kept = 0
-        for layer in layers:
-            own = self._clean.n_new * max(1, self._n_layers - 1 - layer)
-            tokens = (sizes[-1] + 1) * self._clean.n_new if sizes else 0
-            if not sizes or kept + own > self._most or tokens > BEST_TOKENS:
-                sizes.append(0)
-                kept = 0
-            sizes[-1] += 1
-            kept += own
-        return sizes
+
+def sizes_of_sweeps(layers: Sequence[int], *, n_new: int, n_layers: int, most: int) -> list[int]:
+    """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients.
+
+    Args:
+        layers: where each run begins, in rising order.
+        n_new: tokens of a run.
+        n_layers: of the model.
+        most: tokens x layers that a sweep may keep.
+    """
+    sizes: list[int] = []
+    kept = 0
+    for layer in layers:
+        own = n_new * max(1, n_layers - 1 - layer)
+        tokens = (sizes[-1] + 1) * n_new if sizes else 0
+        if not sizes or kept + own > most or tokens > BEST_TOKENS:
+            sizes.append(0)
+            kept = 0
+        sizes[-1] += 1
+        kept += own
+    return sizes
 
 
 def _midpoints(steps: int) -> list[float]:

@@ -22,6 +22,11 @@ BEST_TOKENS = 1024
 """Of changed rows that go up the layers together; larger batches are no faster and take more memory."""
 
 
+def rows_of_sweep(n_new: int) -> int:
+    """How many changed rows of so many positions go up the layers together."""
+    return max(1, BEST_TOKENS // n_new)
+
+
 class Onward:
     """A batch's clean run, to go on from.
 

@@ -92,7 +92,7 @@ def decode(
     made = tokens.new_full((n_rows, max_new_tokens), pad)
     live, done = torch.arange(n_rows, device=tokens.device), mask.new_zeros(n_rows).bool()
     for n in range(max_new_tokens):
-        token = _draw(logits.float(), sampling, draws, live, n).masked_fill(done, pad)
+        token = draw(logits.float(), sampling, draws, live, n).masked_fill(done, pad)
         made[live, n] = token
         if eos:
             done = done | torch.isin(token, ends)
@@ -110,13 +110,14 @@ def decode(
     return torch.cat([tokens, made], dim=1)
 
 
-def _draw(
+def draw(
     logits: Float[Tensor, "batch d_vocab"],
     sampling: Sampling | None,
     draws: Draws,
     live: Int[Tensor, " batch"],
     n: int,
 ) -> Int[Tensor, " batch"]:
+    """The next token of each row; `live` says which rows these are, `n` at which step."""
     if sampling is None:
         return logits.argmax(-1)
     if sampling.temperature != 1:

@@ -67,7 +67,7 @@ def causal_trace(
     todo = [one for one in plans if one.item.prompt.id not in found]
     lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
     with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
-        for group in _groups(model, todo, cfg=cfg):
+        for group in groups_of(model, todo, cfg=cfg):
             for one, result in _trace_group(model, lower, group, cfg, level, advance):
                 found[one.item.prompt.id] = result
                 if kept:
@@ -102,7 +102,7 @@ def _check_lower(model: LensModel) -> None:
         )
 
 
-def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
+def groups_of(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
     """Prompts to be traced together: of similar length, within a share of the memory."""
     operations = 24.0 * model.d_model**2  # of a token in a layer
     group: list[Plan] = []
