@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import aligned, batches
-from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
+from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, sizes_of_sweeps
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -228,28 +228,6 @@ class _Paths:
                 for (layer, own, _), gradient in zip(joins, found, strict=True):
                     self._sums[layer].index_add_(0, own, gradient)
         return value.detach()
-
-
-def sizes_of_sweeps(layers: Sequence[int], *, n_new: int, n_layers: int, most: int) -> list[int]:
-    """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients.
-
-    Args:
-        layers: where each run begins, in rising order.
-        n_new: tokens of a run.
-        n_layers: of the model.
-        most: tokens x layers that a sweep may keep.
-    """
-    sizes: list[int] = []
-    kept = 0
-    for layer in layers:
-        own = n_new * max(1, n_layers - 1 - layer)
-        tokens = (sizes[-1] + 1) * n_new if sizes else 0
-        if not sizes or kept + own > most or tokens > BEST_TOKENS:
-            sizes.append(0)
-            kept = 0
-        sizes[-1] += 1
-        kept += own
-    return sizes
 
 
 def _midpoints(steps: int) -> list[float]:

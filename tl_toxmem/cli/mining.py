@@ -58,7 +58,7 @@ def mine(
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
     given = {"samples": samples, "share": share, "seed": seed}
     with one_line_errors():
-        cfg = _gather({k: v for k, v in given.items() if v is not None}, settings or [])
+        cfg = gather_mining({k: v for k, v in given.items() if v is not None}, settings or [])
         from rich.console import Console
 
         from tl_toxmem.config import RunConfig, make_config
@@ -94,7 +94,7 @@ def mine(
         )
 
 
-def _gather(given: dict[str, Any], settings: list[str]) -> "MineConfig":
+def gather_mining(given: dict[str, Any], settings: list[str]) -> "MineConfig":
     """The configuration from options and `--set`; the latter win."""
     from pydantic import ValidationError
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare, results_console
+from tl_toxmem.cli.mining import gather_mining
 from tl_toxmem.cli.stages import gather
 
 if TYPE_CHECKING:
+    from tl_toxmem.config import RunConfig
     from tl_toxmem.plan import Plan
 
 
@@ -46,6 +48,13 @@ def plan(
         list[str] | None,
         typer.Option("--set", help="Any other setting of the run. Repeatable."),
     ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan a mining of these in place of a run: as of mine, whose settings --set then has."
+        ),
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column with the candidates.")] = "prompt",
     workers: Annotated[
         int, typer.Option(min=1, help="Also for so many workers, each as fast as this machine.")
     ] = 1,
@@ -69,18 +78,52 @@ def plan(
     with one_line_errors():
         given = {key: value for key, value in options.items() if value is not None}
         more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
-        cfg = gather(config, given, [*(settings or []), *more])
-        from tl_toxmem.scorers import scorer_needs_network
+        if candidates is None:
+            cfg = gather(config, given, [*(settings or []), *more])
+            prepare(network=any(map(_needs_network, cfg.scorers)), model=cfg.model)
+            from tl_toxmem.plan import plan_run
 
-        prepare(network=any(map(scorer_needs_network, cfg.scorers)), model=cfg.model)
-        from tl_toxmem.plan import plan_run
+            show(plan_run(cfg, workers=workers), as_json=as_json)
+        else:
+            like = gather(config, given, more)
+            found = _mining(like, candidates, column, settings or [], workers)
+            show(found, as_json=as_json)
 
-        show(plan_run(cfg, workers=workers), as_json=as_json)
+
+def _mining(
+    like: "RunConfig", candidates: str, column: str, settings: list[str], workers: int
+) -> "Plan":
+    """What mining these candidates takes, on the model and with the judge of such a run."""
+    cfg = gather_mining({}, settings)
+    hub = candidates.startswith("hub:")
+    prepare(network=hub or _needs_network(like.scorers[0]), model=like.model)
+    from tl_toxmem.mining import read_candidates
+    from tl_toxmem.model import LensModel
+    from tl_toxmem.plan import plan_mining
+    from tl_toxmem.scorers import load_scorer
+
+    judge = load_scorer(like.scorers[0], device=like.device, trust_pickle=like.trust_pickle)
+    read = read_candidates(candidates, column=column)
+    model = LensModel.from_pretrained(
+        like.model,
+        host=like.host,
+        dtype=like.dtype,
+        device=like.device,
+        prepend_bos=like.prepend_bos,
+    )
+    return plan_mining(model, read, scorer=judge, cfg=cfg, workers=workers)
+
+
+def _needs_network(name: str) -> bool:
+    """Whether a judge may have to be downloaded; imported late, as torch is."""
+    from tl_toxmem.scorers import scorer_needs_network as needs
+
+    return needs(name)
 
 
 def show(found: "Plan", *, as_json: bool) -> None:
     """Print it, as a table and what is to be known of it, or as JSON."""
-    from tl_toxmem.plan.planning import LEFT_OUT
+    from tl_toxmem.plan import LEFT_OUT
 
     console = results_console()
     if as_json:

@@ -10,8 +10,8 @@ from tl_toxmem.attribute import Texts
 from tl_toxmem.attribute.auroc import batches_of_texts
 from tl_toxmem.attribute.contrast import TOKENS
 from tl_toxmem.attribute.cost import PIECE
-from tl_toxmem.attribute.integrated import KNOWLEDGE_STEPS, sizes_of_sweeps
-from tl_toxmem.attribute.onward import CLEAN_TOKENS
+from tl_toxmem.attribute.integrated import KNOWLEDGE_STEPS
+from tl_toxmem.attribute.onward import CLEAN_TOKENS, sizes_of_sweeps
 from tl_toxmem.attribute.texts import labelled_of
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.memory import ACTIVATION_BYTES, tokens_for_gradients

@@ -4,96 +4,41 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 from tl_toxmem.attribute.texts import Texts
-from tl_toxmem.config import RunConfig
+from tl_toxmem.comparators import labelled_from
+from tl_toxmem.config import EvaluateConfig, MineConfig, RunConfig
+from tl_toxmem.mining.candidates import Candidates
 from tl_toxmem.model import LensModel
-from tl_toxmem.pipeline.inputs import Inputs, load_model, read_inputs, texts_of
+from tl_toxmem.pipeline.inputs import (
+    Inputs,
+    load_model,
+    parts_for_comparison,
+    read_inputs,
+    texts_of,
+)
 from tl_toxmem.pipeline.stages import no_decoy
 from tl_toxmem.plan.attribute import count_attribution
+from tl_toxmem.plan.compare import count_comparison
 from tl_toxmem.plan.evaluate import count_evaluation
 from tl_toxmem.plan.export import count_export
+from tl_toxmem.plan.mine import count_mining
 from tl_toxmem.plan.passes import Lengths
+from tl_toxmem.plan.record import Plan, StageCost
 from tl_toxmem.plan.select import count_selection
 from tl_toxmem.plan.speed import Speeds, measure, sampled_lengths
 from tl_toxmem.plan.timed import Clock
 from tl_toxmem.plan.trace import count_trace
 from tl_toxmem.plan.work import Shape, Work
+from tl_toxmem.prompts import Prompt, PromptSet
+from tl_toxmem.scorers import ToxicityScorer
 
 _TEXTS = 32
 _CONTROLS = 3
 """Random ones; the decoy comes with benign prompts."""
 OTHERS = 0.15e9
 """Bytes that a stage takes besides: allocators keep what was freed, statistics, figures."""
-LEFT_OUT = (
-    "loading, reading and writing files, statistics, figures and the report; lm-eval's tasks; "
-    "batches that are halved for want of memory"
-)
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage takes.
-
-    Attributes:
-        stage: its name.
-        forwards: batches that go up the layers.
-        tokens: that do so.
-        operations: floating point additions and multiplications.
-        memory: bytes at the peak, the model included.
-        hours: with one process on this machine.
-        hours_of_workers: with the workers that were asked for, each as fast as this machine.
-        expected: what of the counts is an expectation, and which; empty where all is determined.
-    """
-
-    stage: str
-    forwards: float
-    tokens: float
-    operations: float
-    memory: float
-    hours: float
-    hours_of_workers: float
-    expected: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run takes.
-
-    Attributes:
-        model: its name.
-        workers: how many.
-        stages: in their order.
-        seconds: that it took to find out.
-    """
-
-    model: str
-    workers: int
-    stages: tuple[StageCost, ...]
-    seconds: float
-
-    @property
-    def hours(self) -> float:
-        """Of all stages, one process."""
-        return sum(one.hours for one in self.stages)
-
-    @property
-    def hours_of_workers(self) -> float:
-        """Of all stages."""
-        return sum(one.hours_of_workers for one in self.stages)
-
-    @property
-    def memory(self) -> float:
-        """Bytes at the peak."""
-        return max(one.memory for one in self.stages)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        values = asdict(self)
-        values |= {"hours": self.hours, "hours_of_workers": self.hours_of_workers}
-        return {**values, "memory": self.memory, "left_out": LEFT_OUT, "estimated": True}
 
 
 def plan_run(cfg: RunConfig, *, workers: int = 1, clock: Clock = time.perf_counter) -> Plan:
@@ -112,18 +57,76 @@ def plan_run(cfg: RunConfig, *, workers: int = 1, clock: Clock = time.perf_count
     wanted = ["trace", "attribute", "select", "evaluate", "export"]
     wanted += ["compare"] if cfg.with_comparison else []
     model = load_model(cfg, inputs, wanted)
-    base = max(_resident(), Shape.of(model).parameters * float(model.dtype.itemsize))
     ends = sampled_lengths(model, inputs.prompts.find, cfg=cfg.evaluate)
     works = count_run(model, cfg, inputs, ends)
     texts = [prompt.start + prompt.target for prompt in inputs.prompts.first(_TEXTS)]
-    speeds = measure(
+    return _timed(
         model,
-        [one for work in works for one in work.passes],
+        works,
         scorers=inputs.scorers,
         texts=texts,
         protocol=cfg.evaluate,
+        workers=workers,
         clock=clock,
+        start=start,
     )
+
+
+def plan_mining(
+    model: LensModel,
+    candidates: Candidates,
+    *,
+    scorer: ToxicityScorer,
+    cfg: MineConfig,
+    workers: int = 1,
+    clock: Clock = time.perf_counter,
+) -> Plan:
+    """The same of a mining.
+
+    Args:
+        model: any host.
+        candidates: what would be mined.
+        scorer: the judge.
+        cfg: of the mining.
+        workers: among which candidates are divided.
+        clock: see `plan_run`.
+
+    Raises:
+        ToxmemError: as `mine`, before it writes anything.
+    """
+    start = time.perf_counter()
+    some = [one.text for one in candidates.items[:_TEXTS] if one.text.strip()]
+    asked = PromptSet.of(Prompt(prompt=text.strip(), target=".") for text in dict.fromkeys(some))
+    work = count_mining(
+        model, candidates, cfg=cfg, ends=sampled_lengths(model, asked, cfg=cfg.sampling())
+    )
+    return _timed(
+        model,
+        [work],
+        scorers=[scorer],
+        texts=some,
+        protocol=cfg.sampling(),
+        workers=workers,
+        clock=clock,
+        start=start,
+    )
+
+
+def _timed(
+    model: LensModel,
+    works: Sequence[Work],
+    *,
+    scorers: Sequence[ToxicityScorer],
+    texts: Sequence[str],
+    protocol: EvaluateConfig,
+    workers: int,
+    clock: Clock,
+    start: float,
+) -> Plan:
+    """Counts with what they take here."""
+    base = max(_resident(), Shape.of(model).parameters * float(model.dtype.itemsize))
+    passes = [one for work in works for one in work.passes]
+    speeds = measure(model, passes, scorers=scorers, texts=texts, protocol=protocol, clock=clock)
     stages = costs(works, speeds, workers=workers, base=base)
     return Plan(model.name, workers, stages, time.perf_counter() - start)
 
@@ -140,7 +143,7 @@ def count_run(model: LensModel, cfg: RunConfig, inputs: Inputs, ends: Lengths) -
     find, report = inputs.prompts.find, inputs.prompts.report
     decoy = None if no_decoy(cfg, inputs) else inputs.benign_find
     texts: Texts = texts_of(inputs)
-    return [
+    works = [
         count_trace(model, find, inputs.benign_find, cfg=cfg.trace),
         count_attribution(model, find, cfg=cfg.attribute, texts=texts),
         count_selection(
@@ -157,6 +160,23 @@ def count_run(model: LensModel, cfg: RunConfig, inputs: Inputs, ends: Lengths) -
         ),
         count_export(model, [prompt.prompt for prompt in report], cfg=cfg.export),
     ]
+    if cfg.with_comparison:
+        labelled = texts.labelled
+        if labelled is None and inputs.benign_find is not None:
+            labelled = labelled_from(find, inputs.benign_find)
+        works.append(
+            count_comparison(
+                model,
+                inputs.prompts,
+                cfg=cfg,
+                texts=replace(texts, labelled=labelled),
+                there=parts_for_comparison(cfg, inputs),
+                reporting=inputs.reporting,
+                benign=inputs.benign,
+                ends=ends,
+            )
+        )
+    return works
 
 
 def costs(
