@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 _MOST = 2e10
 """Operations that are timed at once; more are timed in part."""
 _LAYERS = 2
-_LONG = 0.3
+_LONG = 0.1
 """Seconds; what takes longer is timed once."""
 _ROUNDS = 3
 
