@@ -128,7 +128,8 @@ def _along_paths(
         clean = target_pass(shape, "forward", some)
         yield clean
         new = clean.new if everywhere else clean.kept
-        for n, kind in ((1, "forward"), (steps, "backward")):
+        ways: tuple[tuple[int, Kind], ...] = ((1, "forward"), (steps, "backward"))
+        for n, kind in ways:
             layers = [layer for layer in range(shape.n_layers) for _ in range(len(some) * n)]
             yield from _path_sweeps(shape, layers, kind, new, clean, most * shape.n_layers)
 

@@ -71,7 +71,7 @@ def count_comparison(
             report,
             n_laws=n_laws,
             with_base=with_base,
-            neutral=list(reporting),
+            neutral=reporting,
             benign=benign,
             cfg=protocol,
             ends=ends,

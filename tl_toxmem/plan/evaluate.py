@@ -4,6 +4,8 @@ Determined but for the continuations: how many tokens they have is sampled (`Len
 on rows of their mean length.
 """
 
+from collections.abc import Sequence
+
 from tl_toxmem.config import EvaluateConfig
 from tl_toxmem.continuations import copies_of
 from tl_toxmem.evaluation.baseline import asked_of
@@ -24,7 +26,7 @@ def count_evaluation(
     report: PromptSet,
     *,
     n_laws: int,
-    neutral: list[str],
+    neutral: Sequence[str],
     benign: PromptSet | None,
     cfg: EvaluateConfig,
     ends: Lengths,
@@ -62,7 +64,7 @@ def add_evaluation(
     *,
     n_laws: int,
     with_base: bool,
-    neutral: list[str],
+    neutral: Sequence[str],
     benign: PromptSet | None,
     cfg: EvaluateConfig,
     ends: Lengths,

@@ -183,7 +183,7 @@ def add_gates(
     text = batched([len(row) for row in learn_on], max(1, cfg.step_tokens // PIECE))
     for row in text:
         for kind in ("forward", "backward"):
-            passes = batches_of(shape, kind, row, len(row), kept=None)  # type: ignore[arg-type]
+            passes = batches_of(shape, kind, row, len(row), kept=None)
             tally.add(passes, times=steps / len(text))
     tally.expect("learned gates: batches of mean length, half of the halvings that fit the budget")
     tally.need(ACTIVATION_BYTES * cfg.step_tokens / tokens_for_gradients(model))
