@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--axes prompts,layers,tokens] [--figure FILE.html] [--d-model 64] [--most N]
     python benchmarks/growth.py --axes workers --engine ray
 
-On random GPT-2 shapes with a tokenizer of bytes, each point in a process of its own: seconds of the processor with one
+On random GPT-2 shapes with a tokenizer of bytes, each point in a fork of its own: seconds of the processor with one
 thread, and the peak of resident memory above what the process held with its model loaded. One axis is varied, the
 others stay at 20 prompts, 6 layers and 16 tokens. The exponent is the slope of log time over log size, by least
 squares over the upper half of the sizes. Workers are those of `tl-toxmem run --engine ray --num-workers N`, by the
@@ -13,6 +13,7 @@ clock, of a whole run.
 import argparse
 import json
 import math
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import child, show
+from common import show
 
 AXES: dict[str, tuple[int, ...]] = {
     "prompts": (10, 30, 100, 300, 1000),
@@ -45,11 +46,7 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, default=64)
     parser.add_argument("--engine", choices=("ray",), help="of the workers")
     parser.add_argument("--figure", type=Path, metavar="FILE.html")
-    parser.add_argument("--way", help=argparse.SUPPRESS)  # what the child process measures
     args = parser.parse_args()
-    if args.way:
-        print(json.dumps(measure(args)))  # noqa: T201 - read by the parent
-        return
     axes = args.axes.split(",")
     unknown = [axis for axis in axes if axis not in AXES]
     if unknown:
@@ -78,11 +75,7 @@ def grown(args: argparse.Namespace, axis: str, sizes: Sequence[int]) -> dict[str
                 place = Path(folder) / f"{sizes_of['layers']}"
                 if not place.exists():
                     make(place, n_layers=sizes_of["layers"], d_model=args.d_model)
-                words = ",".join(f"{name}={n}" for name, n in sizes_of.items())
-                one = child(f"--way={stage}", f"--axes={words}", f"--figure={place}")
-                if "failed" in one:
-                    raise SystemExit(f"{stage} at {words} failed: {one['failed']}")
-                points.append(one)
+                points.append(in_fork(stage, place, sizes_of))
             found[stage] = {
                 "sizes": list(sizes),
                 "seconds": [one["seconds"] for one in points],
@@ -95,6 +88,33 @@ def grown(args: argparse.Namespace, axis: str, sizes: Sequence[int]) -> dict[str
     others = ", ".join(f"{n} {name}" for name, n in USUAL.items() if name != axis)
     title = f"growth with {axis}; {others}, d_model {args.d_model}"
     show(title, [axis, *map(str, sizes), "exponent"], rows)
+    return found
+
+
+def in_fork(stage: str, folder: Path, sizes: dict[str, int]) -> dict[str, float]:
+    """`measure` in a process that ends, so that no point has what another left; libraries are imported once."""
+    import torch
+
+    import tl_toxmem.evaluation
+    import tl_toxmem.trace  # noqa: F401 - before the fork
+
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=lambda: theirs.send(measure(stage, folder, sizes)))
+    process.start()
+    theirs.close()
+    try:
+        found: dict[str, float] = ours.recv()
+    except EOFError:
+        raise SystemExit(f"{stage} at {sizes} failed") from None
+    process.join()
+    words = ", ".join(f"{n} {name}" for name, n in sizes.items())
+    print(  # noqa: T201 - how far it is
+        f"{stage}, {words}: {found['seconds']:.2f} s, {found['above']:.3f} GB",
+        file=sys.stderr,
+        flush=True,
+    )
     return found
 
 
@@ -144,10 +164,8 @@ def prompts_of(n: int, length: int) -> list[dict[str, str]]:
     return found
 
 
-def measure(args: argparse.Namespace) -> dict[str, float]:
+def measure(stage: str, folder: Path, sizes: dict[str, int]) -> dict[str, float]:
     """Seconds of a stage, and gigabytes above what the process held before."""
-    import torch
-
     from tl_toxmem import Deletion, LensModel, NeuronSet, Prompt, PromptSet
     from tl_toxmem.attribute import attribute_neurons
     from tl_toxmem.config import AttributeConfig, EvaluateConfig, TraceConfig
@@ -155,12 +173,10 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     from tl_toxmem.scorers import load_scorer
     from tl_toxmem.trace import causal_trace
 
-    torch.set_num_threads(1)
-    sizes = {name: int(n) for name, n in (pair.split("=") for pair in args.axes.split(","))}
     prompts = PromptSet.of(
         Prompt.model_validate(one) for one in prompts_of(sizes["prompts"], sizes["tokens"])
     )
-    model = LensModel.from_pretrained(args.figure)
+    model = LensModel.from_pretrained(folder)
     neutral = [one["prompt"] for one in prompts_of(20, 48)]
     deletion = Deletion.zero(NeuronSet(((0, 0), (1, 1)), model.n_layers, model.d_mlp))
     trace = TraceConfig(
@@ -182,7 +198,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
             cfg=protocol,
         ),
     }
-    run = ways[args.way]
+    run = ways[stage]
     run(some)  # what is made once is made
     Path("/proc/self/clear_refs").write_text("5")
     before, start = status("VmRSS"), time.process_time()

@@ -351,3 +351,36 @@ def test_sampled_lengths_are_those_of_continuations(tmp_path):
             lengths["n"] += 1
             lengths["total"] += len(row)
     assert found.mean(few.max_new_tokens) == pytest.approx(lengths["total"] / lengths["n"])
+
+
+def test_what_is_planned_of_many_prompts_holds_no_cells(tmp_path):
+    """A plan is as large for all cells as for those of one token; the cells are made when asked for."""
+    import pickle
+
+    from tl_toxmem.trace import plan_trace
+
+    cfg = config(tmp_path / "run")
+    inputs, model = inputs_of(cfg)
+    plans = {
+        where: plan_trace(
+            model,
+            inputs.prompts.find,
+            cfg=cfg.trace.model_copy(update={"positions": where, "parts": False, "severed": ()}),
+        )
+        for where in ("last", "all")
+    }
+    (last, *_), (every, *_) = plans.values()
+    assert len(every.cells) > 4 * len(last.cells) > 0
+    assert len(pickle.dumps(every)) < 1.2 * len(pickle.dumps(last))
+
+
+def test_intervals_are_the_same_in_any_batches(monkeypatch):
+    """Bit for bit, so that memory need not grow with prompts."""
+    import numpy as np
+
+    from tl_toxmem import stats
+
+    values = np.random.default_rng(0).normal(size=40)
+    whole = stats.mean_estimate(values, seed=3)
+    monkeypatch.setattr(stats, "_AT_ONCE", 40 * 7)
+    assert stats.mean_estimate(values, seed=3) == whole
