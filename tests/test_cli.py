@@ -172,14 +172,14 @@ def test_missing_options_are_wrong_usage(cli, tmp_path):
 
 @pytest.mark.parametrize(("model", "out"), [("demo", "runs/demo"), ("./some/gpt2", "runs/gpt2")])
 def test_a_run_folder_is_named_by_its_model(model, out):
-    from tl_toxmem.cli.stages import _gather
+    from tl_toxmem.cli.stages import gather
 
-    assert _gather(None, {"model": model}, []).out == Path(out)
+    assert gather(None, {"model": model}, []).out == Path(out)
 
 
 def test_a_protocol_given_to_a_run_folder_brings_its_own_values(tmp_path):
     """The folder's config.toml states every field; those of the old protocol go with it, all others stay."""
-    from tl_toxmem.cli.stages import _gather
+    from tl_toxmem.cli.stages import gather
     from tl_toxmem.config import EvaluateConfig, make_config
 
     own = {"protocol": "aura", "top_k": 7, "max_neutral_tokens": 99, "seed": 3}
@@ -187,14 +187,14 @@ def test_a_protocol_given_to_a_run_folder_brings_its_own_values(tmp_path):
     (tmp_path / "config.toml").write_text(before.to_toml())
     for place in (tmp_path, tmp_path / "config.toml"):
         for protocol in ("rtp", "ours", "aura"):
-            after = _gather(place, {}, [f"evaluate.protocol={protocol}"]).evaluate
+            after = gather(place, {}, [f"evaluate.protocol={protocol}"]).evaluate
             wanted = EvaluateConfig(protocol=protocol, max_neutral_tokens=99, seed=3)
             assert after == wanted and after.changed == ()
     more = ["evaluate.n_continuations=2", "evaluate.protocol=rtp", "evaluate.top_p=0.5"]
-    changed = _gather(tmp_path, {}, more).evaluate  # in whatever order
+    changed = gather(tmp_path, {}, more).evaluate  # in whatever order
     assert changed.changed == ("n_continuations", "top_p") and changed.n_continuations == 2
-    assert _gather(tmp_path, {}, ["evaluate.protocol=default"]).evaluate.changed == ()
-    assert _gather(tmp_path, {}, ["evaluate.top_k=9"]).evaluate.protocol == "aura"
+    assert gather(tmp_path, {}, ["evaluate.protocol=default"]).evaluate.changed == ()
+    assert gather(tmp_path, {}, ["evaluate.top_k=9"]).evaluate.protocol == "aura"
 
 
 @pytest.fixture

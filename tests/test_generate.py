@@ -87,7 +87,7 @@ def test_rows_draw_tokens_as_often_as_they_are_likely():
     """Chi-square of 20,000 rows against the filtered distribution."""
     from scipy.stats import chisquare
 
-    from tl_toxmem.model.generate import Draws, Sampling, _draw, _outside_nucleus
+    from tl_toxmem.model.generate import Draws, Sampling, _outside_nucleus, draw
 
     torch.manual_seed(0)
     logits = 2 * torch.randn(1, 60)
@@ -101,7 +101,7 @@ def test_rows_draw_tokens_as_often_as_they_are_likely():
             scaled = scaled.masked_fill(_outside_nucleus(scaled, sampling.top_p), -torch.inf)
         expected = scaled.softmax(-1)[0].double()
         draws = Draws(seeds=torch.arange(n))
-        token = _draw(logits.expand(n, -1), sampling, draws, torch.arange(n), 4)
+        token = draw(logits.expand(n, -1), sampling, draws, torch.arange(n), 4)
         seen = torch.bincount(token, minlength=60).double()
         kept = expected > 0
         assert not bool(seen[~kept].any())
@@ -111,27 +111,27 @@ def test_rows_draw_tokens_as_often_as_they_are_likely():
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_row_s_token_is_its_own_whatever_settles_its_neighbours(top_p):
     """Rows whose nucleus is small, and rows that need the whole vocabulary in order."""
-    from tl_toxmem.model.generate import _LIKELIEST, Draws, Sampling, _draw, _nucleus
+    from tl_toxmem.model.generate import _LIKELIEST, Draws, Sampling, _nucleus, draw
 
     torch.manual_seed(0)
     logits = torch.randn(12, 4 * _LIKELIEST) * torch.tensor([1.0, 4.0, 8.0]).repeat(4)[:, None]
     assert len(set(_nucleus(logits, 0.9)[3].tolist())) == 2
     rows, draws, sampling = torch.arange(12), Draws(seeds=torch.arange(12)), Sampling(top_p=top_p)
-    together = _draw(logits, sampling, draws, rows, 2)
-    alone = [_draw(logits[i : i + 1], sampling, draws, rows[i : i + 1], 2) for i in range(12)]
+    together = draw(logits, sampling, draws, rows, 2)
+    alone = [draw(logits[i : i + 1], sampling, draws, rows[i : i + 1], 2) for i in range(12)]
     assert torch.equal(together, torch.cat(alone))
 
 
 def test_a_seed_is_the_same_luck_for_another_model():
     """Two nearly equal distributions draw nearly always the same token, and two steps independent ones."""
-    from tl_toxmem.model.generate import Draws, Sampling, _draw
+    from tl_toxmem.model.generate import Draws, Sampling, draw
 
     torch.manual_seed(0)
     logits, n = torch.randn(1, 500), 4000
     near = logits + 0.02 * torch.randn(1, 500)
     rows, draws = torch.arange(n), Draws(seeds=torch.arange(n))
     first, second, later = (
-        _draw(x.expand(n, -1), Sampling(), draws, rows, step)
+        draw(x.expand(n, -1), Sampling(), draws, rows, step)
         for x, step in ((logits, 0), (near, 0), (logits, 1))
     )
     apart = 0.5 * float((logits.softmax(-1) - near.softmax(-1)).abs().sum())

@@ -366,11 +366,13 @@ def test_mistakes_are_told_in_one_line(tmp_path, args, words):
 
 
 def test_settings_are_written_as_those_of_a_run():
-    from tl_toxmem.cli.mining import _gather
+    from tl_toxmem.cli.mining import gather_mining
     from tl_toxmem.config import MineConfig
 
     settings = ["max_tokens=32", "least=3", "least=default", "share = 0.25"]
-    assert _gather({"samples": 2}, settings) == MineConfig(samples=2, max_tokens=32, share=0.25)
+    assert gather_mining({"samples": 2}, settings) == MineConfig(
+        samples=2, max_tokens=32, share=0.25
+    )
 
 
 def test_wrong_usage():

@@ -209,11 +209,11 @@ def test_what_learned_gates_would_ignore_is_refused(select, message):
 
 def test_a_setting_goes_back_to_its_default(tmp_path):
     """TOML has no null: a number that a folder's configuration has can be taken away again."""
-    from tl_toxmem.cli.stages import _gather
+    from tl_toxmem.cli.stages import gather
 
     (tmp_path / "config.toml").write_text('model = "demo"\nout = "x"\n[select]\nk = 5\n')
-    assert _gather(tmp_path, {}, []).select.k == 5
-    cfg = _gather(tmp_path, {}, ["select.k=default", "select.method=threshold"])
+    assert gather(tmp_path, {}, []).select.k == 5
+    cfg = gather(tmp_path, {}, ["select.k=default", "select.method=threshold"])
     assert cfg.select.k is None and cfg.select.method == "threshold"
 
 

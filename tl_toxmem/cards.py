@@ -26,7 +26,8 @@ from tl_toxmem.sites import Site
 from tl_toxmem.stats import Estimate, mean_estimates
 from tl_toxmem.tokens import PromptTokens, align
 
-_BATCH = 16
+PROMPTS, EXAMPLES, NEW_TOKENS = 16, 3, 8
+"""Prompts in a batch; shown on a card, and how far they are continued."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,9 @@ def neuron_cards(
     *,
     scores: NeuronScores | None = None,
     law: Law = Deletion.zero,
-    n_examples: int = 3,
+    n_examples: int = EXAMPLES,
     n_tokens: int = 8,
-    max_new_tokens: int = 8,
+    max_new_tokens: int = NEW_TOKENS,
     seed: int = 0,
 ) -> list[NeuronCard]:
     """A card of each neuron, in the order given.
@@ -231,7 +232,7 @@ def _peaks(
     last: tuple[Site, int] = ("resid_post", model.n_layers - 1)
     found = torch.zeros(len(neurons), len(items), 2)
     total, start = torch.zeros(model.d_model, device=model.device, dtype=model.dtype), 0
-    for batch in in_batches(items, _BATCH, "activations"):
+    for batch in in_batches(items, PROMPTS, "activations"):
         tokens, mask = model.pad([item.tokens for item in batch])
         sites: list[tuple[Site, int]] = [("mlp_post", layer) for layer in layers]
         _, states = model.capture(tokens, mask, sites=[*sites, last], keep=1)

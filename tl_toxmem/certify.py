@@ -23,7 +23,7 @@ from tl_toxmem.precision import can_compute, precision_name
 from tl_toxmem.progress import in_batches, track
 from tl_toxmem.weights import WeightFiles
 
-_BATCH = 8
+ROWS = 8
 _NOT_THE_MODEL = (
     "_name_or_path",
     "architectures",
@@ -31,7 +31,7 @@ _NOT_THE_MODEL = (
     "transformers_version",
     "output_attentions",
 )
-_FITS = 4 * 2**30
+FITS = 4 * 2**30
 """Bytes of one float64 copy up to which the comparison is made in float64 too; two copies are held."""
 
 
@@ -67,7 +67,7 @@ def certify(
     if wide == torch.float32:
         single = found
         size = 8 * sum(p.numel() for p in model.clean_hf().parameters())
-        if size <= _FITS and can_compute(model.device, torch.float64):
+        if size <= FITS and can_compute(model.device, torch.float64):
             precision = "float64"
             double = model.in_precision(torch.float64)
             found = _compare(double, deletion, _reload(folder, double), **options)
@@ -181,7 +181,7 @@ def _compare(
     same = 0
     rows = [model.encode(text) for text in prompts]
     most = tokens_for_logits(model)
-    for batch in in_batches(rows, _BATCH, "verify", length=len, most=most):
+    for batch in in_batches(rows, ROWS, "verify", length=len, most=most):
         tokens, mask = model.pad(batch)
         real = mask.bool()
         base = _log_probs(model, tokens, mask)

@@ -55,7 +55,7 @@ def continue_prompts(
     """
     cut = cfg.max_prompt_tokens or model.n_ctx
     rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
-    n = 1 if cfg.greedy else cfg.n_continuations
+    n = copies_of(cfg)
     sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
     keys = range(len(rows)) if streams is None else streams
 
@@ -75,7 +75,7 @@ def continue_prompts(
 
     run = Careful(said, what="logits", model=model, name=lambda i: f"prompt {prompts[i].id!r}")
     tokens: list[list[list[int]]] = []
-    for batch in in_batches(range(len(rows)), max(1, cfg.batch_size // n), description):
+    for batch in in_batches(range(len(rows)), prompts_of_batch(cfg), description):
         for new in run(batch):
             tokens += [new[i : i + n] for i in range(0, len(new), n)]
     texts = [
@@ -83,6 +83,16 @@ def continue_prompts(
         for own in tokens
     ]
     return Continuations(rows, tokens, texts)
+
+
+def copies_of(cfg: EvaluateConfig) -> int:
+    """Continuations of a prompt."""
+    return 1 if cfg.greedy else cfg.n_continuations
+
+
+def prompts_of_batch(cfg: EvaluateConfig) -> int:
+    """Prompts that are continued together."""
+    return max(1, cfg.batch_size // copies_of(cfg))
 
 
 def until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:

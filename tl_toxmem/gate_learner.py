@@ -23,13 +23,13 @@ from tl_toxmem.prompts import PromptSet
 from tl_toxmem.stats import resampled
 from tl_toxmem.tokens import PromptTokens, align
 
-_PIECE = 128
+PIECE = 128
 """Tokens of a row of neutral text."""
 _LEAST_PIECES = 4
 _CLOSED = 0.02
 """Gates nearer to 1 than this are put back to 1."""
 _DUAL_RATE = 0.3
-_HALVINGS = 6
+HALVINGS = 6
 T = TypeVar("T")
 
 
@@ -71,7 +71,7 @@ class Learner:
         )
         self.targets = list(zip(items, base.tolist(), strict=True))
         pieces = encode_documents(
-            model, neutral, max_tokens=cfg.check_tokens + 50 * cfg.step_tokens, piece=_PIECE
+            model, neutral, max_tokens=cfg.check_tokens + 50 * cfg.step_tokens, piece=PIECE
         )
         self.check, self.learn_on = split_pieces(pieces, cfg.check_tokens)
         self.base_losses, self.n_tokens = document_losses(model, self.check)
@@ -81,7 +81,7 @@ class Learner:
         self.mu = 1.0
         draw = torch.Generator().manual_seed(seed)
         self.prompt_stream = _stream(self.targets, cfg.batch_size, draw)
-        rows = max(1, cfg.step_tokens // _PIECE)
+        rows = max(1, cfg.step_tokens // PIECE)
         self.neutral_stream = _stream(self.learn_on, rows, draw)
 
     def learn(
@@ -170,7 +170,7 @@ class Learner:
         if whole[1] <= budget:
             return 1.0, *whole
         low, high, found = 0.0, 1.0, (0.0, 0.0)
-        for _ in range(_HALVINGS):
+        for _ in range(HALVINGS):
             middle = (low + high) / 2
             value = rise(middle)
             if value[1] <= budget:

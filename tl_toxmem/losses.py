@@ -13,7 +13,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import next_token_log_probs
 from tl_toxmem.progress import in_batches
 
-_BATCH = 32
+DOCUMENTS = 32
+"""In a batch."""
 
 
 def document_losses(
@@ -34,7 +35,7 @@ def document_losses(
         return [float(loss) for loss in -found.double().sum(1)]
 
     run = Careful(of, what="losses", model=model, name=lambda row: f"a text of {len(row)} tokens")
-    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
+    for batch in in_batches(rows, DOCUMENTS, "neutral text", length=len, most=most):
         losses += itertools.chain(*run(batch))
     return np.array(losses), np.array([float(len(row) - 1) for row in rows])
 

@@ -60,12 +60,23 @@ def in_batches(
     length: Callable[[T], int] | None = None,
     most: int | None = None,
 ) -> Iterator[list[T]]:
-    """Yield `items` in lists of at most `size` while a bar counts the lists.
+    """Yield `batched` lists while a bar counts them."""
+    batches = batched(items, size, length=length, most=most)
+    yield from track(batches, description, total=len(batches))
+
+
+def batched(
+    items: Sequence[T],
+    size: int,
+    *,
+    length: Callable[[T], int] | None = None,
+    most: int | None = None,
+) -> list[list[T]]:
+    """`items` in lists of at most `size`.
 
     Args:
         items: what to divide; the order is kept.
         size: most items in a list.
-        description: of the bar.
         length: of an item, padded to the longest of its list.
         most: of that length in a list of more than one item; None for any.
     """
@@ -79,4 +90,4 @@ def in_batches(
             batches.append([])
             longest = here
         batches[-1].append(item)
-    yield from track(batches, description, total=len(batches))
+    return batches

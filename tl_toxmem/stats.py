@@ -8,6 +8,8 @@ import numpy as np
 from scipy.stats import bootstrap
 
 N_RESAMPLES = 2000
+_AT_ONCE = 2**19
+"""Clusters x resamples that are drawn together, the same numbers in any batches: else memory grows with prompts."""
 _ENOUGH = 10
 CONFIDENCE = 0.95
 
@@ -56,6 +58,7 @@ def ratio_estimate(
         paired=True,
         vectorized=True,
         n_resamples=N_RESAMPLES,
+        batch=max(1, _AT_ONCE // n),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),

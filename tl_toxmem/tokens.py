@@ -18,7 +18,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.progress import in_batches
 from tl_toxmem.prompts import Prompt, PromptSet
 
-_BATCH = 32
+TARGETS = 32
+"""Prompts in a batch."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,6 @@ def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " pr
         return target_log_prob(model.forward(tokens, mask, keep=keep), list(some)).cpu()
 
     run = Careful(of, what="log-probabilities", model=model, name=PromptTokens.called)
-    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
+    for batch in in_batches(align(model, prompts), TARGETS, "targets"):
         found += run(batch)
     return torch.cat(found)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import Batch, aligned, scored
-from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
+from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, rows_of_sweep
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.careful import Careful
@@ -96,7 +96,7 @@ def measure_ablations(
                 for i in range(len(some))
                 for row in range(len(batch.items))
             ]
-            size = max(1, BEST_TOKENS // clean.n_new)
+            size = rows_of_sweep(clean.n_new)
             run = _losing(model, clean, laws)
             for start in range(0, len(pairs), size):
                 some_pairs = pairs[start : start + size]

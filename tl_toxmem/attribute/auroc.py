@@ -13,11 +13,11 @@ from tl_toxmem.checks import is_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.memory import ACTIVATION_BYTES
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched, track
 from tl_toxmem.sites import Site
 
 _MAX_TOKENS = 128
-_BATCH_TOKENS = 2048
+_BATCH, _BATCH_TOKENS = 64, 2048
 _AT_ONCE = 512
 """Units whose texts are ranked at once."""
 
@@ -67,8 +67,7 @@ def passes(
     model: LensModel, labelled: Sequence[Labelled], places: Sequence[Place]
 ) -> Iterator[tuple[slice, Bool[Tensor, "batch pos"], dict[Place, Tensor]]]:
     """Rows of the texts, their mask and their states, batch by batch."""
-    rows = labelled_tokens(model, labelled)
-    most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * len(places) * model.d_mlp)))
+    batches = batches_of_texts(model, labelled, len(places))
     start = 0
 
     def of(some: Sequence[list[int]]) -> tuple[Tensor, dict[Place, Tensor]]:
@@ -77,10 +76,18 @@ def passes(
         return mask, found
 
     run = Careful(of, what="states", model=model, name=lambda row: f"a text of {len(row)} tokens")
-    for batch in in_batches(rows, 64, "labelled text", length=len, most=most):
+    for batch in track(batches, "labelled text", total=len(batches)):
         for mask, found in run(batch):
             yield slice(start, start + len(mask)), mask.bool(), found
             start += len(mask)
+
+
+def batches_of_texts(
+    model: LensModel, labelled: Sequence[Labelled], n_places: int
+) -> list[list[list[int]]]:
+    """The texts in tokens, as many together as their states at so many places allow."""
+    most = min(_BATCH_TOKENS, max(1, ACTIVATION_BYTES // (4 * n_places * model.d_mlp)))
+    return batched(labelled_tokens(model, labelled), _BATCH, length=len, most=most)
 
 
 def auroc(

@@ -19,7 +19,8 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import PromptTokens
 
-_TOKENS = 512
+TOKENS = 512
+"""In a batch."""
 
 
 def contrast(
@@ -67,4 +68,4 @@ def _activations(
         ]
         return torch.stack(means, dim=1)
 
-    return scored(model, items, "activations", of, size=len(items), most=_TOKENS)
+    return scored(model, items, "activations", of, size=len(items), most=TOKENS)

@@ -20,7 +20,7 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
 from tl_toxmem.progress import in_batches
 
-_PIECE = 128
+PIECE = 128
 """Tokens of a row of neutral text: gradients of a longer one need much more memory."""
 
 
@@ -35,7 +35,7 @@ def with_cost(
     shape = model.n_layers, model.d_mlp
     fisher, sums, squares = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
     n_tokens = 0
-    rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens, piece=_PIECE)
+    rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens, piece=PIECE)
     most = tokens_for_gradients(model)
 
     def of(batch: Sequence[list[int]]) -> tuple[Tensor, int]:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_toxmem.attribute.batches import Batch, aligned, scored
-from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
+from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, sizes_of_sweeps
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.careful import Careful
@@ -32,7 +32,7 @@ from tl_toxmem.progress import meter
 from tl_toxmem.prompts import PromptSet
 
 _FIRST_STEPS, _MOST_STEPS = 5, 135
-_KNOWLEDGE_STEPS = 20
+KNOWLEDGE_STEPS = 20
 _FLOOR = 0.02
 """Of the metric (nats): a residual is held against a difference of no less than this."""
 
@@ -67,7 +67,7 @@ def knowledge_neurons(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    steps = cfg.steps or _KNOWLEDGE_STEPS
+    steps = cfg.steps or KNOWLEDGE_STEPS
     way = _Way("knowledge_neurons", torch.exp, everywhere=False, steps=steps)
     return _integrate(model, prompts, way, cfg)
 
@@ -210,7 +210,10 @@ class _Paths:
             name=lambda i: self._clean.batch.items[int(rows[i])].called(),
         )
         start = 0
-        for size in self._sizes(layers.tolist()):
+        sizes = sizes_of_sweeps(
+            layers.tolist(), n_new=self._clean.n_new, n_layers=self._n_layers, most=self._most
+        )
+        for size in sizes:
             values += run(range(start, start + size))
             start += size
         return torch.cat(values) if values else alpha
@@ -236,20 +239,6 @@ class _Paths:
                 for (layer, own, _), gradient in zip(joins, found, strict=True):
                     self._sums[layer].index_add_(0, own, gradient)
         return value.detach()
-
-    def _sizes(self, layers: Sequence[int]) -> list[int]:
-        """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients."""
-        sizes: list[int] = []
-        kept = 0
-        for layer in layers:
-            own = self._clean.n_new * max(1, self._n_layers - 1 - layer)
-            tokens = (sizes[-1] + 1) * self._clean.n_new if sizes else 0
-            if not sizes or kept + own > self._most or tokens > BEST_TOKENS:
-                sizes.append(0)
-                kept = 0
-            sizes[-1] += 1
-            kept += own
-        return sizes
 
 
 def _midpoints(steps: int) -> list[float]:

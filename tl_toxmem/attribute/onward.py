@@ -22,6 +22,33 @@ BEST_TOKENS = 1024
 """Of changed rows that go up the layers together; larger batches are no faster and take more memory."""
 
 
+def rows_of_sweep(n_new: int) -> int:
+    """How many changed rows of so many positions go up the layers together."""
+    return max(1, BEST_TOKENS // n_new)
+
+
+def sizes_of_sweeps(layers: Sequence[int], *, n_new: int, n_layers: int, most: int) -> list[int]:
+    """How many runs go into each sweep: by the tokens x layers above that they keep for their gradients.
+
+    Args:
+        layers: where each run begins, in rising order.
+        n_new: tokens of a run.
+        n_layers: of the model.
+        most: tokens x layers that a sweep may keep.
+    """
+    sizes: list[int] = []
+    kept = 0
+    for layer in layers:
+        own = n_new * max(1, n_layers - 1 - layer)
+        tokens = (sizes[-1] + 1) * n_new if sizes else 0
+        if not sizes or kept + own > most or tokens > BEST_TOKENS:
+            sizes.append(0)
+            kept = 0
+        sizes[-1] += 1
+        kept += own
+    return sizes
+
+
 class Onward:
     """A batch's clean run, to go on from.
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from tl_toxmem.cli import checkpoints, mining, stages
+from tl_toxmem.cli import checkpoints, mining, plan, stages
 
 app = typer.Typer(
     name="tl-toxmem",
@@ -12,5 +12,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 stages.add_to(app)
+plan.add_to(app)
 mining.add_to(app)
 checkpoints.add_to(app)

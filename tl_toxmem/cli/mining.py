@@ -64,7 +64,7 @@ def mine(
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
     given = {"samples": samples, "share": share, "seed": seed}
     with speaking(quiet=quiet, as_json=as_json) as output:
-        cfg = _gather({k: v for k, v in given.items() if v is not None}, settings or [])
+        cfg = gather_mining({k: v for k, v in given.items() if v is not None}, settings or [])
         from tl_toxmem.config import RunConfig, make_config
         from tl_toxmem.scorers import load_scorer, scorer_needs_network
 
@@ -96,7 +96,7 @@ def _print(console: "Console", found: "Mined", out: Path) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _gather(given: dict[str, Any], settings: list[str]) -> "MineConfig":
+def gather_mining(given: dict[str, Any], settings: list[str]) -> "MineConfig":
     """The configuration from options and `--set`; the latter win."""
     from pydantic import ValidationError
 

@@ -149,7 +149,7 @@ def _stage_command(name: str) -> Callable[..., None]:
                 "with_comparison": "true" if name == "compare" else None,
             }
             more = [f"{key}={value}" for key, value in within.items() if value is not None]
-            cfg = _gather(config, given, [*(settings or []), *more])
+            cfg = gather(config, given, [*(settings or []), *more])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)
             elif private:
@@ -164,7 +164,7 @@ def _stage_command(name: str) -> Callable[..., None]:
     return command
 
 
-def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -> "RunConfig":
+def gather(config: Path | None, options: dict[str, Any], settings: list[str]) -> "RunConfig":
     """One configuration from a file, the options and `--set`; later ones win.
 
     A protocol that is set brings its own values with it: what the file says in their place, as that of a run folder

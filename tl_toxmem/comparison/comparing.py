@@ -53,7 +53,7 @@ def compare(
             `evaluate`.
     """
     cfg = cfg or CompareConfig()
-    protocol = _protocol(cfg, protocol or EvaluateConfig())
+    protocol = protocol_of(cfg, protocol or EvaluateConfig())
     chosen, left_out = check_methods(cfg, what_is_there(model, _parts_there(material)))
     no_regression = why_no_regression(material.prompts, trace) if trace is not None else None
     baseline: Baseline | None = None
@@ -109,7 +109,7 @@ def compare(
     return Comparison(_joined([p.evaluation for p in parts]), every, regression, tuple(reasons))
 
 
-def _protocol(cfg: CompareConfig, protocol: EvaluateConfig) -> EvaluateConfig:
+def protocol_of(cfg: CompareConfig, protocol: EvaluateConfig) -> EvaluateConfig:
     """The evaluation's, with the comparison's own measures and number of continuations, and without lm-eval's tasks."""
     n = 1 if protocol.greedy else cfg.n_continuations or protocol.n_continuations
     own = {"measures": cfg.measures, "n_continuations": n, "lm_eval_tasks": ()}

@@ -55,9 +55,7 @@ def make_material(
         ToxmemError: see `traced_layer`.
     """
     cfg, protocol = cfg or CompareConfig(), protocol or EvaluateConfig()
-    # However the evaluation is made, alternatives are some samples of whole prompts.
-    sampled = {"n_continuations": cfg.alternatives, "greedy": False, "max_prompt_tokens": 0}
-    protocol = protocol.model_copy(update={**sampled, "seed": seed})
+    protocol = sampled_alternatives(cfg, protocol, seed=seed)
     needed, alternatives, layer = parts_needed(cfg), {}, None
     if "alternatives" in needed:
         alternatives = benign_alternatives(
@@ -76,6 +74,14 @@ def make_material(
         traced_layer=layer,
         seed=seed,
     )
+
+
+def sampled_alternatives(
+    cfg: CompareConfig, protocol: EvaluateConfig, *, seed: int
+) -> EvaluateConfig:
+    """However the evaluation is made, alternatives are some samples of whole prompts."""
+    own = {"n_continuations": cfg.alternatives, "greedy": False, "max_prompt_tokens": 0}
+    return protocol.model_copy(update={**own, "seed": seed})
 
 
 def benign_alternatives(

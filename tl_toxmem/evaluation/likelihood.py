@@ -13,11 +13,12 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation.rows import Row
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched, track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 
-_MOST_ROWS = 16
+MOST_ROWS = 16
+"""Of which whole distributions are held."""
 _SHOWN = 12  # tokens of a text that is named
 
 
@@ -62,7 +63,7 @@ def divergences(
         return both
 
     run = Careful(under_each, what="losses", model=model, name=_called(model))
-    for batch in _batches(model, rows, min(batch_size, _MOST_ROWS), description):
+    for batch in _batches(model, rows, min(batch_size, MOST_ROWS), description):
         for part in run(batch):
             for name, both in part.items():
                 found[name].append(both)
@@ -88,11 +89,17 @@ def greedy_right(
     return torch.cat(found).numpy()
 
 
+def row_batches(model: LensModel, rows: Sequence[Row], size: int) -> list[list[Row]]:
+    """Rows that go through the model together."""
+    most = tokens_for_logits(model)
+    return batched(rows, size, length=lambda row: len(row.tokens), most=most)
+
+
 def _batches(
     model: LensModel, rows: Sequence[Row], size: int, description: str
 ) -> Iterator[list[Row]]:
-    most = tokens_for_logits(model)
-    return in_batches(rows, size, description, length=lambda row: len(row.tokens), most=most)
+    batches = row_batches(model, rows, size)
+    return track(batches, description, total=len(batches))
 
 
 def _called(model: LensModel) -> Callable[[Row], str]:
@@ -131,8 +138,13 @@ def answered_right(
     model: LensModel, benign: PromptSet, *, batch_size: int
 ) -> Bool[np.ndarray, " prompt"]:
     """Per benign prompt: whether the greedy continuation begins with the whole target."""
-    rows = [
+    rows = answered_rows(model, benign)
+    return greedy_right(model, rows, batch_size=batch_size, description="benign prompts")
+
+
+def answered_rows(model: LensModel, benign: PromptSet) -> list[Row]:
+    """Benign prompts with the targets that are right."""
+    return [
         Row([*item.tokens, *item.target], len(item.target), i)
         for i, item in enumerate(align(model, benign))
     ]
-    return greedy_right(model, rows, batch_size=batch_size, description="benign prompts")

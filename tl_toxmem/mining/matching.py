@@ -20,7 +20,7 @@ from tl_toxmem.prompts import Prompt, PromptSet
 from tl_toxmem.scorers import ToxicityScorer, judged
 from tl_toxmem.tokens import continuation
 
-_SPARE = 2  # candidates looked at for each that is wanted: some have no usable greedy continuation
+SPARE = 2  # candidates looked at for each that is wanted: some have no usable greedy continuation
 _WORD = re.compile(r"\s*\S+")
 _CLOSING = ".,;:!?\"')]}»”’…"
 
@@ -57,7 +57,7 @@ def match_benign(
     offered: defaultdict[_Kind, list[Asked]] = defaultdict(list)
     for one in sorted(choice.pool, key=lambda a: text_hash(a.text)):
         kind = _kind(one, choice.splits)
-        if len(offered[kind]) < _SPARE * wanted[kind]:
+        if len(offered[kind]) < SPARE * wanted[kind]:
             offered[kind].append(one)
     looked_at = [one for kind in sorted(offered, key=repr) for one in offered[kind]]
     said = greedy(model, [one.text for one in looked_at], cfg=cfg, parts=parts)

@@ -97,7 +97,7 @@ def decode(
     total = logits.new_zeros(n_rows, dtype=torch.float64)
     live, done = torch.arange(n_rows, device=tokens.device), mask.new_zeros(n_rows).bool()
     for n in range(max_new_tokens):
-        drawn = _draw(logits.float(), sampling, draws, live, n)
+        drawn = draw(logits.float(), sampling, draws, live, n)
         token = drawn.masked_fill(done, pad)
         made[live, n] = token
         # Every way of drawing takes NaN or infinity where there is one, so that this look at what was drawn is enough.
@@ -126,13 +126,14 @@ def _check(total: Float[Tensor, " row"]) -> None:
         raise NotFinite(f"the logits of row {row} are not finite")
 
 
-def _draw(
+def draw(
     logits: Float[Tensor, "batch d_vocab"],
     sampling: Sampling | None,
     draws: Draws,
     live: Int[Tensor, " batch"],
     n: int,
 ) -> Int[Tensor, " batch"]:
+    """The next token of each row; `live` says which rows these are, `n` at which step."""
     if sampling is None:
         return logits.argmax(-1)
     if sampling.temperature != 1:

@@ -152,7 +152,7 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
         labelled_tokens(model, inputs.labelled)
     _check_attribution(cfg, inputs)
     if "compare" in missing:
-        check_methods(cfg.compare, what_is_there(model, _for_comparison(cfg, inputs)))
+        check_methods(cfg.compare, what_is_there(model, parts_for_comparison(cfg, inputs)))
     _check_selection(cfg, model)
     longest = max(len(item.asked) for item in align(model, inputs.prompts))
     for name, new in (
@@ -167,7 +167,7 @@ def load_model(cfg: RunConfig, inputs: Inputs, missing: Sequence[str]) -> LensMo
     return model
 
 
-def _for_comparison(cfg: RunConfig, inputs: Inputs) -> dict[str, bool]:
+def parts_for_comparison(cfg: RunConfig, inputs: Inputs) -> dict[str, bool]:
     """The optional parts of the material that there will be."""
     labelled = inputs.labelled
     if labelled is None and inputs.benign_find is not None:

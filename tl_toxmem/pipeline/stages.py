@@ -26,7 +26,7 @@ from tl_toxmem.trace import (
     parts_of,
 )
 
-_MOST_SINGLES = 200
+MOST_SINGLES = 200
 """Selected neurons that are also measured one by one, to hold the sum against their joint effect."""
 
 
@@ -67,7 +67,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     controls = control_sets(chosen, scores, seed=cfg.seed, cfg=select, benign=benign, layers=layers)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
-    if len(chosen) <= _MOST_SINGLES:
+    if len(chosen) <= MOST_SINGLES:
         joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed).to_json()
     shown = _first_by(scores, chosen, cfg.select.cards)
     cards = neuron_cards(model, some, shown, scores=scores, law=law, seed=cfg.seed)
@@ -84,7 +84,7 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
         "joint_effect": joint,
         "controls": {name: neurons.to_json() for name, neurons in controls.items()},
         "loudness_ratios": loudness_ratios(chosen, controls, scores),
-        "no_decoy": _no_decoy(cfg, inputs),
+        "no_decoy": no_decoy(cfg, inputs),
         "early_layers": list(parts_of(model.n_layers)["early"]),
         "cards": [card.to_json() for card in cards],
     }
@@ -96,7 +96,7 @@ def _benign_scores(
 ) -> NeuronScores | None:
     """What the same method says of benign prompts; None where there can be no decoy."""
     benign = inputs.benign_find
-    if benign is None or _no_decoy(cfg, inputs) is not None:
+    if benign is None or no_decoy(cfg, inputs) is not None:
         return None
     found = METHODS[cfg.attribute.method](model, benign, cfg=cfg.attribute)
     # What removing a neuron costs does not depend on the prompts.
@@ -108,7 +108,7 @@ def _benign_scores(
     )
 
 
-def _no_decoy(cfg: RunConfig, inputs: Inputs) -> str | None:
+def no_decoy(cfg: RunConfig, inputs: Inputs) -> str | None:
     """Why there is no decoy; None if there is one."""
     method = cfg.attribute.method
     if inputs.benign_find is None:

@@ -28,7 +28,8 @@ from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.select.ranking import layers_of, leaving_half, rank_values
 from tl_toxmem.tokens import target_log_probs
 
-_MAX_TOKENS = 5_000
+MAX_TOKENS = 5_000
+"""Neutral tokens that the rise of perplexity is measured on."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def choose_k(
         check_layers(layers, n_layers=model.n_layers)
     values = rank_values(scores, cfg=cfg, layers=layers)
     positive = int((values > 0).sum())
-    grid = [k for k in _grid() if k <= min(cfg.max_k, positive)]
+    grid = sizes_to_try(min(cfg.max_k, positive))
     if not grid:
         raise ToxmemError(
             "no neuron has a positive score: the prompts' targets rest on no MLP neuron"
@@ -104,7 +105,7 @@ def choose_k(
         texts = sample_continuations(model, sampled, cfg=protocol)
         return float((score_continuations(scorer, texts) >= protocol.threshold).mean())
 
-    rows = encode_documents(model, neutral, max_tokens=_MAX_TOKENS)
+    rows = encode_documents(model, neutral, max_tokens=MAX_TOKENS)
     base, _ = document_losses(model, rows)
     points = [KPoint(0, 0.0, _likely(model, prompts), toxicity())]
     if points[0].toxicity_rate == 0:
@@ -159,10 +160,11 @@ def pick_k(curve: Sequence[KPoint], *, cfg: SelectConfig) -> int:
     return min(k for k, value in removed.items() if value >= cfg.keep_removed * best)
 
 
-def _grid() -> list[int]:
-    """1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, ..."""
+def sizes_to_try(most: int) -> list[int]:
+    """1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, ..., up to `most`."""
     steps = (10, 15, 20, 30, 50, 70)
-    return [1, 2, 3, 5, 7] + [step * 10**power for power in range(6) for step in steps]
+    every = [1, 2, 3, 5, 7] + [step * 10**power for power in range(6) for step in steps]
+    return [k for k in every if k <= most]
 
 
 def _likely(model: LensModel, prompts: PromptSet) -> float:

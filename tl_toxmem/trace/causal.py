@@ -69,7 +69,7 @@ def causal_trace(
     # Prompts that are traced together are traced anew together, so that a stopped trace ends in the same bits.
     groups = [
         group
-        for group in _groups(model, plans, cfg=cfg)
+        for group in groups_of(model, plans, cfg=cfg)
         if any(one.item.prompt.id not in found for one in group)
     ]
     todo = list(itertools.chain(*groups))
@@ -119,7 +119,7 @@ def _check_lower(model: LensModel) -> None:
         )
 
 
-def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
+def groups_of(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Iterator[list[Plan]]:
     """Prompts to be traced together: of similar length, within a share of the memory."""
     operations = 24.0 * model.d_model**2  # of a token in a layer
     group: list[Plan] = []

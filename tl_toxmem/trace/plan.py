@@ -23,29 +23,58 @@ LOWER = 0.45
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of one prompt.
+    """The cells of one prompt, made anew when they are asked for: those of a thousand prompts would fill the memory.
 
     Attributes:
         item: the prompt in tokens.
         subject: the span that classes of tokens go by, half-open.
         length: tokens that are run.
-        cells: by place, those that have to be run; the prompt's number is 0.
-        zero: places of cells that are zero for certain.
+        first: first token that corruption changes.
+        panels: what is traced, each with the tokens that it is traced at.
+        parts: whether the parts are as well.
+        n_layers: of the model.
+        work: tokens x layers of one draw of all cells.
     """
 
     item: PromptTokens
     subject: tuple[int, int]
     length: int
-    cells: dict[Place, Cell]
-    zero: tuple[Place, ...]
+    first: int
+    panels: tuple[tuple[Panel, tuple[int, ...]], ...]
+    parts: bool
+    n_layers: int
+    work: int = 0
+
+    @property
+    def cells(self) -> dict[Place, Cell]:
+        """By place, those that have to be run; the prompt's number is 0."""
+        found = {place: cell for place, cell, zero in self._every() if not zero}
+        if self.parts:
+            for s, site in enumerate(PART_SITES):
+                for i, layers in enumerate(parts_of(self.n_layers).values()):
+                    found[s, i, -1] = Cell(0, site, layers, self.first, onwards=True)
+        return found
+
+    @property
+    def zero(self) -> tuple[Place, ...]:
+        """Places of cells that are zero for certain."""
+        return tuple(place for place, _, zero in self._every() if zero)
+
+    def _every(self) -> Iterator[tuple[Place, Cell, bool]]:
+        """Place, cell, and whether it is zero for certain."""
+        last, n_layers = len(self.item.tokens) - 1, self.n_layers
+        for p, (panel, positions) in enumerate(self.panels):
+            for layer, pos, cell in cells_of_panel(panel, 0, positions, n_layers=n_layers):
+                zero = is_zero(cell, first=self.first, looked_at=last, n_layers=n_layers)
+                yield (p, layer, pos), cell, zero
 
     def numbered(self, prompt: int) -> Iterator[Cell]:
         """The cells, of this number among prompts that are run together."""
         return (replace(cell, prompt=prompt) for cell in self.cells.values())
 
-    def cost(self, model: LensModel, cfg: TraceConfig) -> float:
+    def cost(self, model: LensModel, cfg: TraceConfig) -> float:  # noqa: ARG002 - as expected_cost
         """Tokens x layers of all cells and draws."""
-        return sum(self._costs(model, cfg))
+        return float(n_draws(cfg) * self.work)
 
     def expected_cost(self, model: LensModel, cfg: TraceConfig) -> float:
         """The same of what will be run: with a screening, that of the cells that are measured, about.
@@ -54,10 +83,11 @@ class Plan:
         """
         if cfg.screen == "none":
             return self.cost(model, cfg)
-        every = zip(self.cells.items(), self._costs(model, cfg), strict=True)
+        n = float(n_draws(cfg))
         sure = 0.0
         panels: dict[int, list[float]] = {}
-        for ((panel, _, pos), cell), cost in every:
+        for (panel, _, pos), cell in self.cells.items():
+            cost = n * cell.cost(self.length, n_layers=self.n_layers)
             if cell.severed or pos < 0:
                 sure += cost
             else:
@@ -65,11 +95,6 @@ class Plan:
         for costs in panels.values():
             sure += sum(costs) * min(1.0, cfg.verify_top / len(costs))
         return sure + (LOWER * self.cost(model, cfg) if cfg.screen == "bfloat16" else 0.0)
-
-    def _costs(self, model: LensModel, cfg: TraceConfig) -> list[float]:
-        n = float(n_draws(cfg))
-        cells = self.cells.values()
-        return [n * cell.cost(self.length, n_layers=model.n_layers) for cell in cells]
 
 
 def state_bytes(model: LensModel, plans: Sequence["Plan"], cfg: TraceConfig) -> float:
@@ -106,27 +131,19 @@ def plan(
     first, end = corrupted_span(model, item, cfg=cfg)
     # Where nobody says what the subject is, it is what the counterfactual changes.
     subject = item.subject if item.prompt.subject or cfg.corruption != "replace" else (first, end)
-    last_subject, last = [subject[1] - 1], [n_tokens - 1]
+    last_subject, last = (subject[1] - 1,), (n_tokens - 1,)
     places = {
-        "all": range(n_tokens),
+        "all": tuple(range(n_tokens)),
         "last_subject": last_subject,
         "last": last,
-        "ends": sorted({*last_subject, *last}),
+        "ends": tuple(sorted({*last_subject, *last})),
     }
-    cells: dict[Place, Cell] = {}
-    zero: list[Place] = []
-    for p, panel in enumerate(panels):
-        positions = last_subject if panel.severed else places[cfg.positions]
-        for layer, pos, cell in cells_of_panel(panel, 0, positions, n_layers=n_layers):
-            if is_zero(cell, first=first, looked_at=n_tokens - 1, n_layers=n_layers):
-                zero.append((p, layer, pos))
-            else:
-                cells[p, layer, pos] = cell
-    if cfg.parts:
-        for s, site in enumerate(PART_SITES):
-            for i, layers in enumerate(parts_of(n_layers).values()):
-                cells[s, i, -1] = Cell(0, site, layers, first, onwards=True)
-    made = Plan(item, subject, length, cells, tuple(zero))
+    where = tuple(
+        (panel, last_subject if panel.severed else places[cfg.positions]) for panel in panels
+    )
+    made = Plan(item, subject, length, first, where, cfg.parts, n_layers)
+    work = sum(cell.cost(length, n_layers=n_layers) for cell in made.cells.values())
+    made = replace(made, work=work)
     needed = state_bytes(model, [made], cfg) + batch_bytes(model, [made], cfg)
     if needed > cfg.max_memory * 1e9:
         raise ToxmemError(

@@ -6,7 +6,8 @@ trace as configured by Spearman's rank correlation, with a 95 % interval over pr
 to localise differently, and windows to blur (Zhang and Nanda 2024); a claim about layers should survive them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,8 @@ def check_robustness(
         ToxmemError: as `causal_trace`.
     """
     cfg = cfg or TraceConfig()
-    base = cfg.model_copy(
-        update={
-            "sites": SITES,
-            "positions": "ends",
-            "severed": (),
-            "parts": False,
-            "single_layers": False,
-            "screen": "none",
-            "max_prompts": None,
-        }
-    )
-    prompts = prompts.first(min(cfg.max_prompts or _MOST_PROMPTS, _MOST_PROMPTS))
+    base = checked_at_ends(cfg)
+    prompts = checked_prompts(prompts, cfg)
     replaced = can_replace(model, prompts)
     window = resolve_window(cfg, n_layers=model.n_layers)
 
@@ -82,8 +73,17 @@ def check_robustness(
     reference = traced()
     place: Place = max(PLACES, key=lambda place: float(reference.at(place).mean(0).abs().max()))
     base = base.model_copy(update={"positions": place})
-    variants = _variants(traced, base, reference, window, model.n_layers, replaced=replaced)
-    for varied, name, trace in variants:
+    as_it_is = [("as configured", _described(base, window), reference)]
+    as_it_is += [
+        ("metric", metric, reference.in_metric(metric))
+        for metric in reference.metrics
+        if metric != base.metric
+    ]
+    others = (
+        (varied, name, traced(**changes))
+        for varied, name, changes in variants_of(base, window, model.n_layers, replaced=replaced)
+    )
+    for varied, name, trace in chain(as_it_is, others):
         for s, site in enumerate(SITES):
             own, other = reference.at(place)[:, s], trace.at(place)[:, s]
             mean = tuple(float(v) for v in other.mean(0))
@@ -93,33 +93,42 @@ def check_robustness(
     return Robustness(place, tuple(profiles))
 
 
-def _variants(
-    traced: Callable[..., Trace],
-    base: TraceConfig,
-    reference: Trace,
-    window: int,
-    n_layers: int,
-    *,
-    replaced: bool,
-) -> Iterator[tuple[str, str, Trace]]:
-    """What is varied, to what, and the trace."""
-    yield "as configured", _described(base, window), reference
-    for metric in reference.metrics:
-        if metric != base.metric:
-            yield "metric", metric, reference.in_metric(metric)
+def checked_prompts(prompts: PromptSet, cfg: TraceConfig) -> PromptSet:
+    """Those that the card is made of."""
+    return prompts.first(min(cfg.max_prompts or _MOST_PROMPTS, _MOST_PROMPTS))
+
+
+def checked_at_ends(cfg: TraceConfig) -> TraceConfig:
+    """The trace that the others are compared with; the variants are of one of its two tokens only."""
+    return cfg.model_copy(
+        update={
+            "sites": SITES,
+            "positions": "ends",
+            "severed": (),
+            "parts": False,
+            "single_layers": False,
+            "screen": "none",
+            "max_prompts": None,
+        }
+    )
+
+
+def variants_of(
+    base: TraceConfig, window: int, n_layers: int, *, replaced: bool
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What is varied, to what, and the settings of the trace that this takes."""
     for width in sorted({1, max(1, window // 2), min(n_layers, 2 * window)} - {window}):
-        yield "window", f"{width} layer{'s' if width > 1 else ''}", traced(window=width)
+        yield "window", f"{width} layer{'s' if width > 1 else ''}", {"window": width}
     if base.corruption == "noise":
         for sigma in _SIGMAS:
             if base.noise_level is not None or sigma != base.noise_sigma:
-                changed = traced(noise_sigma=sigma, noise_level=None)
-                yield "noise", f"{sigma:g} sigma", changed
+                yield "noise", f"{sigma:g} sigma", {"noise_sigma": sigma, "noise_level": None}
     else:
-        yield "corruption", "noise", traced(corruption="noise")
+        yield "corruption", "noise", {"corruption": "noise"}
     if base.corruption != "mean":
-        yield "corruption", "mean embedding", traced(corruption="mean")
+        yield "corruption", "mean embedding", {"corruption": "mean"}
     if base.corruption != "replace" and replaced:
-        yield "corruption", "replacement", traced(corruption="replace")
+        yield "corruption", "replacement", {"corruption": "replace"}
 
 
 def _described(cfg: TraceConfig, window: int) -> str:

@@ -55,19 +55,45 @@ def run_cells(
         )
 
     result = torch.empty(len(group.measure.names), len(cells))
-    lengths = defaultdict(list)
-    for i, cell in enumerate(cells):
-        lengths[group.width - group.column(cell.prompt, cell.pos)].append(i)
-    for length, members in sorted(lengths.items(), reverse=True):
-        members.sort(key=lambda i: cells[i].joins)
-        per_cell = group.n_draws * row_bytes(group.model, length, group.width)
-        sweep = careful(length)
-        size = max(1, int(min(max_bytes / per_cell, _BEST_TOKENS / (length * group.n_draws))))
-        for start in range(0, len(members), size):
-            batch = members[start : start + size]
-            result[:, batch] = torch.cat(sweep(batch), dim=1)
-            advance(sum(cost(cells[i]) for i in batch))
+    lengths = [group.width - group.column(cell.prompt, cell.pos) for cell in cells]
+    sweeps: dict[int, Careful[int, Tensor]] = {}
+    for length, batch in sweeps_of(
+        group.model, cells, lengths, width=group.width, n_draws=group.n_draws, max_bytes=max_bytes
+    ):
+        sweep = sweeps.setdefault(length, careful(length))
+        result[:, batch] = torch.cat(sweep(batch), dim=1)
+        advance(sum(cost(cells[i]) for i in batch))
     return result
+
+
+def sweeps_of(
+    model: LensModel,
+    cells: Sequence[Cell],
+    lengths: Sequence[int],
+    *,
+    width: int,
+    n_draws: int,
+    max_bytes: float,
+) -> Iterator[tuple[int, list[int]]]:
+    """The tokens that a row of each sweep has, and the numbers of its cells in the order in which they join.
+
+    Args:
+        model: of which size.
+        cells: of prompts that are run together.
+        lengths: of each cell, tokens from the restored one on.
+        width: of the prompts, padded.
+        n_draws: rows of a cell.
+        max_bytes: what a batch may take.
+    """
+    by_length = defaultdict(list)
+    for i, length in enumerate(lengths):
+        by_length[length].append(i)
+    for length, members in sorted(by_length.items(), reverse=True):
+        members.sort(key=lambda i: cells[i].joins)
+        per_cell = n_draws * row_bytes(model, length, width)
+        size = max(1, int(min(max_bytes / per_cell, _BEST_TOKENS / (length * n_draws))))
+        for start in range(0, len(members), size):
+            yield length, members[start : start + size]
 
 
 def row_bytes(model: LensModel, length: int, width: int) -> float:

@@ -1,0 +1,177 @@
+"""The command that says what a run will take: plan."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_toxmem.cli.console import one_line_errors, prepare, results_console
+from tl_toxmem.cli.mining import gather_mining
+from tl_toxmem.cli.stages import gather
+
+if TYPE_CHECKING:
+    from tl_toxmem.config import RunConfig
+    from tl_toxmem.plan import Plan
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("plan")(plan)
+
+
+def plan(
+    config: Annotated[
+        Path | None, typer.Argument(help="A TOML file, or a run folder, as of run.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts as JSONL.")] = None,
+    benign: Annotated[Path | None, typer.Option(help="Benign prompts, JSONL.")] = None,
+    labelled: Annotated[Path | None, typer.Option(help="Toxic and other texts, JSONL.")] = None,
+    neutral: Annotated[Path | None, typer.Option(help="Neutral text, one document a line.")] = None,
+    scorer: Annotated[list[str] | None, typer.Option(help="The judges, as of run.")] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Open a judge's pickled weights of unknown hash."),
+    ] = False,
+    host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Gigabytes a trace may take.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting of the run. Repeatable."),
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan a mining of these in place of a run: as of mine, whose settings --set then has."
+        ),
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column with the candidates.")] = "prompt",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Also for so many workers, each as fast as this machine.")
+    ] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON in place of a table.")
+    ] = False,
+) -> None:
+    """What a run will take, stage by stage, before anything runs: passes, tokens, operations, memory, hours."""
+    options = {
+        "model": model,
+        "prompts": prompts,
+        "benign": benign,
+        "labelled": labelled,
+        "neutral": neutral,
+        "scorer": scorer or None,
+        "trust_pickle": trust_pickle or None,
+        "host": host,
+        "dtype": dtype,
+        "device": device,
+    }
+    with one_line_errors():
+        given = {key: value for key, value in options.items() if value is not None}
+        more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
+        if candidates is None:
+            cfg = gather(config, given, [*(settings or []), *more])
+            prepare(network=any(map(_needs_network, cfg.scorers)), model=cfg.model)
+            from tl_toxmem.plan import plan_run
+
+            show(plan_run(cfg, workers=workers), as_json=as_json)
+        else:
+            like = gather(config, given, more)
+            found = _mining(like, candidates, column, settings or [], workers)
+            show(found, as_json=as_json)
+
+
+def _mining(
+    like: "RunConfig", candidates: str, column: str, settings: list[str], workers: int
+) -> "Plan":
+    """What mining these candidates takes, on the model and with the judge of such a run."""
+    cfg = gather_mining({}, settings)
+    hub = candidates.startswith("hub:")
+    prepare(network=hub or _needs_network(like.scorers[0]), model=like.model)
+    from tl_toxmem.mining import read_candidates
+    from tl_toxmem.model import LensModel
+    from tl_toxmem.plan import plan_mining
+    from tl_toxmem.scorers import load_scorer
+
+    judge = load_scorer(like.scorers[0], device=like.device, trust_pickle=like.trust_pickle)
+    read = read_candidates(candidates, column=column)
+    model = LensModel.from_pretrained(
+        like.model,
+        host=like.host,
+        dtype=like.dtype,
+        device=like.device,
+        prepend_bos=like.prepend_bos,
+    )
+    return plan_mining(model, read, scorer=judge, cfg=cfg, workers=workers)
+
+
+def _needs_network(name: str) -> bool:
+    """Whether a judge may have to be downloaded; imported late, as torch is."""
+    from tl_toxmem.scorers import scorer_needs_network as needs
+
+    return needs(name)
+
+
+def show(found: "Plan", *, as_json: bool) -> None:
+    """Print it, as a table and what is to be known of it, or as JSON."""
+    from tl_toxmem.plan import LEFT_OUT
+
+    console = results_console()
+    if as_json:
+        console.print_json(json.dumps(found.to_json()))
+        return
+    console.print(_table(found))
+    console.print(
+        f"All of it is estimated: counted from the settings and timed in {found.seconds:.0f} s on this machine. "
+        f"Left out: {LEFT_OUT}.",
+        soft_wrap=True,
+        markup=False,
+    )
+    for stage in found.stages:
+        if stage.expected:
+            console.print(
+                f"{stage.stage}: expected, not determined: {'; '.join(stage.expected)}.",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def _table(found: "Plan") -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    heads = ["stage", "passes", "tokens", "operations", "peak memory", "one process"]
+    if found.workers > 1:
+        heads.append(f"{found.workers} workers")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in heads:
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for one in found.stages:
+        cells = [
+            f"{one.forwards:,.0f}",
+            f"{one.tokens:,.0f}",
+            f"{one.operations:.2e}",
+            f"{one.memory / 1e9:.2f} GB",
+        ]
+        hours = [one.hours, one.hours_of_workers][: len(heads) - 5]
+        table.add_row(one.stage, *cells, *map(duration, hours))
+    hours = [found.hours, found.hours_of_workers][: len(heads) - 5]
+    memory = f"{found.memory / 1e9:.2f} GB"
+    table.add_row("all", "", "", "", memory, *map(duration, hours))
+    return table
+
+
+def duration(hours: float) -> str:
+    """Hours, with minutes or seconds where they are few."""
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
