@@ -96,7 +96,9 @@ def everything(say: Say) -> None:
     run(make_config(values), announce=say)
 
 
-def campaign(folder: Path, *, kills: int, seed: int, work: Work = everything) -> Outcome:
+def campaign(
+    folder: Path, *, kills: int, seed: int, work: Work = everything, tell: Say = str
+) -> Outcome:
     """Kill so often, and go on; compare whenever all is done.
 
     Args:
@@ -104,11 +106,13 @@ def campaign(folder: Path, *, kills: int, seed: int, work: Work = everything) ->
         kills: how many.
         seed: of the moments.
         work: what is done.
+        tell: called with a line on each kill and each end.
     """
     draw = random.Random(seed)
     whole, other = folder / "whole", folder / "killed"
     whole.mkdir(parents=True)
     seconds, edits = _undisturbed(work, whole)
+    tell(f"undisturbed: {seconds:.1f} s of the processor, {edits} operations on the disk")
     outcome = Outcome()
     while outcome.kills.total() < kills or other.exists():
         other.mkdir(exist_ok=True)
@@ -118,9 +122,14 @@ def campaign(folder: Path, *, kills: int, seed: int, work: Work = everything) ->
         killed = _attempt(work, other, moment=moment, at_edit=at_edit)
         if killed is not None:
             outcome.kills[killed] += 1
+            how = f"after {moment:.2f} s" if at_edit is None else f"at operation {at_edit}"
+            tell(f"kill {outcome.kills.total()} {how}: {killed}")
             continue
         outcome.finished += 1
         _compare(whole, other, outcome)
+        tell(
+            f"finished and compared: {outcome.differ or 'equal'}, {outcome.orphans or 'no orphans'}"
+        )
         shutil.rmtree(other)
     return outcome
 
@@ -235,6 +244,10 @@ def _contents(place: Path) -> dict[str, object]:
     return found
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - how far it is
+
+
 def main() -> None:
     """Run a campaign and print what it found."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -254,7 +267,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        outcome = campaign(asked.folder or Path(temporary), kills=asked.kills, seed=asked.seed)
+        place = asked.folder or Path(temporary)
+        outcome = campaign(place, kills=asked.kills, seed=asked.seed, tell=_tell)
     print(outcome)  # noqa: T201 - what it is for
     if outcome.differ or outcome.orphans:
         raise SystemExit(1)
