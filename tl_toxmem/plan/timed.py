@@ -54,15 +54,14 @@ class Timed:
         one = self.one
         of_layers = one.row_layers / (self.rows * self.layers)
         of_head = one.rows / self.rows
-        if one.kind == "decode":
-            step = self._timed(self._steps())
-            head = 0.0 if of_layers == of_head == 1 else self._timed(self._drawn)
-            return (step - head) * of_layers + head * of_head
-        head = self._timed(self._head) if one.kept else 0.0
+        # The head is timed by itself where it is to be counted by itself.
+        whole = of_layers == of_head == 1 and one.kind != "sweep"
+        head = self._timed(self._drawn if one.kind == "decode" else self._head) if not whole else 0
         if one.kind == "sweep":
             layers = self._timed(self._swept()) if one.row_layers else 0.0
             return layers * of_layers + head * of_head
-        return (self._timed(self._resumed) - head) * of_layers + head * of_head
+        way = self._steps() if one.kind == "decode" else self._resumed
+        return (self._timed(way) - head) * of_layers + head * of_head
 
     def _timed(self, way: Callable[[], object]) -> float:
         """The least of a few rounds, after one that is not counted."""
