@@ -1,6 +1,5 @@
 """Texts besides the prompts: neutral ones, labelled ones, benign prompts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from tl_toxmem.checks import is_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_lines
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import parse_json
 
 LEAST_LABELLED = 10
 """Texts of each class: with fewer, a probe or an AUROC says nothing."""
@@ -69,8 +69,8 @@ def read_labelled(path: str | Path) -> list[Labelled]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = parse_json(line)
+        except ValueError as error:
             raise ToxmemError(f"{path}, line {number}: no JSON ({error})") from None
         fits = isinstance(values, dict) and isinstance(values.get("text"), str)
         if not fits or not values["text"].strip() or not isinstance(values.get("toxic"), bool):

@@ -15,8 +15,10 @@ from tl_toxmem.config import ComparatorConfig, EvaluateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.evaluation.record import check_evaluation
 from tl_toxmem.files import read_json, write_json
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import record
 from tl_toxmem.scorers import ToxicityScorer
 
 Made = Deletion | tuple[Sequence[float], ComparatorConfig, Material]
@@ -46,14 +48,18 @@ class Part:
             ToxmemError: it was made from something else.
         """
         values = read_json(path)
-        other = [name for name in asked if values.get("asked", {}).get(name) != asked[name]]
+        theirs = values.get("asked")
+        if not isinstance(theirs, dict):
+            raise ToxmemError(f"{path} is damaged: it does not say what it was measured with")
+        other = [name for name in asked if theirs.get(name) != asked[name]]
         if other:
             raise ToxmemError(
                 f"{path} was measured with another {' and another '.join(other)}: remove it, or give another folder to "
                 "resume from"
             )
-        entries = tuple(Entry(**entry) for entry in values["entries"])
-        return cls(Evaluation.from_json(values["evaluation"]), entries)
+        found = record(cls, values, path)
+        check_evaluation(found.evaluation, path)
+        return found
 
 
 def asked_of(

@@ -27,7 +27,12 @@ class Parts:
         self._entries: dict[str, Any] = {}
         if self._folder is not None:
             for file in sorted(self._folder.glob(f"{kind}-*.json")):
-                self._entries.update(read_json(file)["entries"])
+                entries = read_json(file).get("entries")
+                if not isinstance(entries, dict):
+                    raise ToxmemError(
+                        f"{file} is damaged: it has no entries; remove it to make them anew"
+                    )
+                self._entries.update(entries)
 
     def __contains__(self, text: str) -> bool:
         return text_hash(text) in self._entries
@@ -64,7 +69,9 @@ def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[s
     if SETTINGS in inside:
         _refuse_other(folder, read_json(folder / SETTINGS), settings, "was begun with")
     if DONE in inside:
-        done = read_json(folder / DONE)["settings"]
+        done = read_json(folder / DONE).get("settings")
+        if not isinstance(done, dict):
+            raise ToxmemError(f"{folder / DONE} is damaged: it has no settings")
         hint = f"give another --out, or remove {DONE} to choose anew from the same samples"
         _refuse_other(folder, done, everything, "is done with", hint)
         return True
@@ -83,6 +90,13 @@ def _refuse_other(
     hint: str = "give another --out",
 ) -> None:
     ours = json.loads(json.dumps(ours))  # as it is read back
-    names = [name for name in ours if theirs.get(name) != ours[name]]
+    names = [name for name in ours if _content(theirs.get(name)) != _content(ours[name])]
     if names:
         raise ToxmemError(f"{folder} {verb} another {', '.join(names)}: {hint}")
+
+
+def _content(setting: Any) -> Any:
+    """A setting without names of files and folders: a model is known by its hash, wherever it lies."""
+    if isinstance(setting, dict) and "sha256" in setting:
+        return {name: value for name, value in setting.items() if name != "name"}
+    return setting

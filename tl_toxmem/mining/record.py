@@ -1,19 +1,34 @@
 """What mining found: prompts, their benign matches, and a table of what was dropped and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tl_toxmem.files import read_json, write_bytes, write_json
+from tl_toxmem.files import read_json, read_lines, write_bytes, write_json
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.mining.parts import DONE
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import record
 
 PROMPTS, BENIGN = "prompts.jsonl", "benign.jsonl"
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What `mining.json` has (see `Mined`)."""
+
+    drops: dict[str, int]
+    counts: dict[str, int]
+    rates: dict[str, float]
+    kept_by_share: dict[str, int]
+    settings: dict[str, Any]
+
+
+_TABLES = tuple(field.name for field in fields(_Tables))
 
 
 @dataclass(frozen=True)
@@ -71,20 +86,20 @@ class Mined:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / PROMPTS, self.prompts.to_jsonl().encode())
         write_bytes(folder / BENIGN, self.benign.to_jsonl().encode())
-        names = ("drops", "counts", "rates", "kept_by_share", "settings")
-        write_json(folder / DONE, {name: dict(getattr(self, name)) for name in names})
+        write_json(folder / DONE, {name: dict(getattr(self, name)) for name in _TABLES})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Mined":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ToxmemError: a file that is missing or damaged.
+        """
         folder = Path(folder)
-        values = read_json(folder / DONE)
-        benign = (folder / BENIGN).read_text(encoding="utf-8").strip()
+        tables = record(_Tables, read_json(folder / DONE), folder / DONE)
+        some = any(line.strip() for line in read_lines(folder / BENIGN, "benign prompts"))
         return cls(
             prompts=PromptSet.read(folder / PROMPTS),
-            benign=PromptSet.read(folder / BENIGN) if benign else PromptSet(()),
-            **{
-                name: values[name]
-                for name in ("drops", "counts", "rates", "kept_by_share", "settings")
-            },
+            benign=PromptSet.read(folder / BENIGN) if some else PromptSet(()),
+            **{name: getattr(tables, name) for name in _TABLES},
         )

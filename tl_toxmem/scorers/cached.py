@@ -20,6 +20,7 @@ from tl_toxmem.checks import list_of_texts
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import write_bytes
+from tl_toxmem.reading import parse_json
 from tl_toxmem.scorers.protocol import ToxicityScorer
 
 _CHUNK = 1024
@@ -127,7 +128,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
 def _parsed(line: bytes) -> Any:
     """A line's values; None if it is no JSON."""
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 
