@@ -8,7 +8,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
 )
 
@@ -31,7 +30,7 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_numbers(cls, value: Any, info: Any) -> Any:
         """Pydantic takes true for 1, and whole numbers that no library has room for."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if kinds & {int, float}:
