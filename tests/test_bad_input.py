@@ -22,16 +22,16 @@ def good(tmp_path_factory, gpt2_folder):
 @pytest.fixture(autouse=True)
 def as_installed(monkeypatch, good):
     """Without the tests' type checks, which would be first to refuse, and with no model but the tiny one."""
-    from tl_toxmem import LensModel
+    from tl_toxmem.model.load import AutoModelForCausalLM, demo_folder
 
-    load = LensModel.from_pretrained
+    load = AutoModelForCausalLM.from_pretrained
 
-    def from_pretrained(model, **options):
-        assert str(model) != "demo", "the bad input went as far as the model"
-        return load(model, **options)
+    def from_pretrained(folder, **options):
+        assert folder != demo_folder(), "the bad input went as far as the model"
+        return load(folder, **options)
 
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr(LensModel, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
 
 
 def check(case, code, stderr):

@@ -206,7 +206,7 @@ class PromptSet:
 
 def _parse(line: str, where: str) -> Prompt:
     try:
-        values = parse_json(line)
+        values = parse_json(line, broken=True)
     except ValueError as error:
         raise ToxmemError(f"{where}: no JSON ({error})") from None
     if not isinstance(values, dict):

@@ -1,7 +1,9 @@
 """What readers of files share: JSON that is no trap, and plain values as the record that they are to make."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -13,21 +15,31 @@ from tl_toxmem.errors import ToxmemError
 
 T = TypeVar("T")
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST_DIGITS = 300
 """Of a whole number; no count, seed or size has more, and beyond some thousands Python itself refuses."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str, *, broken: bool = False) -> Any:
     """The values of a JSON text, each key of an object once.
+
+    Args:
+        text: of a file, or of a line.
+        broken: leave halves of surrogate pairs, which escapes may give, to the caller.
 
     Raises:
         ValueError: no JSON, or such as no writer means: a key twice, a number of hundreds of digits, brackets within
-            brackets by the thousand.
+            brackets by the thousand, text that cannot be written again.
     """
     try:
-        return json.loads(text, object_pairs_hook=_each_once, parse_int=_whole)
+        values = json.loads(text, object_pairs_hook=_each_once, parse_int=_whole)
+        if not broken and _ESCAPED.search(text):
+            json.dumps(values, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, by an escape such as \\ud83d alone") from None
+    return values
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -57,9 +69,15 @@ def record(kind: type[T], values: Any, where: object) -> T:
         ToxmemError: fields that are missing, unknown or of another type, naming the first.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        made: T = _adapter(kind).validate_python(values)
     except ValidationError as error:
         raise ToxmemError(f"{where} is damaged: {describe_validation(error)}") from None
+    return made
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def is_plain_name(name: str) -> bool:

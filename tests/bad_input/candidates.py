@@ -39,7 +39,7 @@ _FILES = {
         "endless-field": (b"prompt\n" + b"x" * (2**24 + 2) + b"\n", "no CSV"),
         "score-text": (b"prompt,prompt_toxicity\na,low\n", "is no number"),
         "score-nan": (b"prompt,prompt_toxicity\na,nan\n", "is no number"),
-        "binary": (bytes(range(14, 256)), "no column 'prompt'"),
+        "binary": (bytes(range(14, 256)), "has no candidates"),
         "column-twice": (b"prompt,prompt\na,b\n", "'prompt' twice"),
     },
     "c.tsv": {

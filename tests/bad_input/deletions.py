@@ -53,7 +53,8 @@ def base(**values):
 
     def spoil(folder: Path) -> None:
         _, own, _ = _split(folder / _DELTA)
-        words(base={**own["base"], **values})(folder)
+        kept = {name: value for name, value in own["base"].items() if values.get(name) is not ...}
+        words(base={**kept, **{n: v for n, v in values.items() if v is not ...}})(folder)
 
     return spoil
 
@@ -90,7 +91,7 @@ def _low_rank(names):
 
         def change(found):
             for name, size in names.items():
-                found[f"low_rank.{name}"] = torch.zeros(*size, dtype=torch.float64)
+                found[f"low_rank.{name}"] = torch.zeros(size, dtype=torch.float64)
 
         own(change)(folder)
 
@@ -154,6 +155,7 @@ CASES = [
     for name, (spoil, says) in _BOTH.items()
     if not (command == "revert" and name == "width-huge")
 ]
+_ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 _FILES = {
     "empty": (b"", "is damaged"),
     "binary": (bytes(range(256)), "is damaged"),
@@ -161,7 +163,7 @@ _FILES = {
     "list": (tensors([]), "is damaged"),
     "deep": (tensors(b"[" * 100_000), "is damaged"),
     "negative": (tensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, b"\0" * 4), "is damaged"),
-    "overlap": (tensors({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, b"0000"), "is damaged"),
+    "overlap": (tensors({n: _ONE for n in "ab"}, b"0000"), "is damaged"),
     "unknown-dtype": (tensors({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), "is damaged"),
     "plain": (tensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), "plain tensors"),
     "json": ({"kind": "deletion"}, "is damaged"),
@@ -267,7 +269,7 @@ CASES += [
         ("prompts-text", certificate(prompts="Bob"), "prompts: "),
         ("prompts-numbers", certificate(prompts=[3]), "prompts.0"),
         ("prompts-surrogate", lambda f: (f / _CERTIFICATE).write_text(
-            (f / _CERTIFICATE).read_text().replace("Bob is a", "\\ud83d")), "prompts.0"),
+            (f / _CERTIFICATE).read_text().replace("Bob is a", "\\ud83d")), "half of a surrogate"),
         ("bound-nan", certificate(bound=float("nan")), "bound is nan"),
         ("bound-infinite", certificate(bound=float("inf")), "bound is inf"),
         ("bound-negative", certificate(bound=-1), "bound is -1"),

@@ -81,7 +81,7 @@ _NUMBERS = {
     "evaluate.temperature": ("0", "-1", "nan", "1e400", "true"),
     "evaluate.top_p": ("0", "1.1", "nan", "true"),
     "evaluate.threshold": ("-0.1", "1.1", "nan", "true"),
-    "evaluate.stride": ("0", "true", '"third"'),
+    "evaluate.stride": ("true", '"third"'),
     "export.bound": ("0", "-1", "nan", "1e400", "true"),
     "export.max_new_tokens": ("0", "-1", "true"),
     "search.trials": ("-1", "true", "1.5"),
@@ -113,6 +113,7 @@ CASES += [
 CASES += [
     Case(f"option-{name}", ("run", *DEMO.split(), *words), says, code=code)
     for name, words, says, code in (
+        ("set-stride-nought", ("--set", "evaluate.stride=0"), "stride 0 must be at least 1", 1),
         ("set-nothing", ("--set", ""), "write KEY=VALUE", 1),
         ("set-no-value", ("--set", "seed"), "write KEY=VALUE", 1),
         ("set-no-key", ("--set", "=3"), "unknown setting", 1),

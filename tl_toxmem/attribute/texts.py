@@ -69,7 +69,7 @@ def read_labelled(path: str | Path) -> list[Labelled]:
         if not line.strip():
             continue
         try:
-            values = parse_json(line)
+            values = parse_json(line, broken=True)
         except ValueError as error:
             raise ToxmemError(f"{path}, line {number}: no JSON ({error})") from None
         fits = isinstance(values, dict) and isinstance(values.get("text"), str)

@@ -137,7 +137,7 @@ def _json_rows(text: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = parse_json(line, broken=True)
         except ValueError as error:
             raise ToxmemError(f"{place}, line {number}: no JSON ({error})") from None
         if not isinstance(row, dict):
@@ -149,6 +149,9 @@ def _csv_rows(text: str, place: str, delimiter: str = ",") -> Iterator[tuple[str
     csv.field_size_limit(_FIELD_LIMIT)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ToxmemError(f"{place}, line 1: the header names {twice[0]!r} twice")
         for row in reader:
             if None in row:
                 raise ToxmemError(

@@ -50,6 +50,24 @@ class Parts:
             write_json(self._folder / f"{self._kind}-{name}.json", {"entries": found})
 
 
+def check_place(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The settings that a folder was begun with, and those that it is done with; None where there are none.
+
+    Raises:
+        ToxmemError: a file, a folder with something else in it, or damaged settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ToxmemError(f"{folder} is a file: give another --out")
+    inside = [p.name for p in folder.iterdir()] if folder.exists() else []
+    if SETTINGS not in inside and any(not name.endswith(TEMPORARY) for name in inside):
+        raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
+    begun = read_json(folder / SETTINGS) if SETTINGS in inside else None
+    done = read_json(folder / DONE).get("settings") if DONE in inside else None
+    if DONE in inside and not isinstance(done, dict):
+        raise ToxmemError(f"{folder / DONE} is damaged: it has no settings")
+    return begun, done
+
+
 def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[str, Any]) -> bool:
     """Make a folder, or go on with one; whether it is already done.
 
@@ -61,17 +79,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[s
     Raises:
         ToxmemError: a file, a folder with something else in it, or one of other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ToxmemError(f"{folder} is a file: give another --out")
-    inside = [p.name for p in folder.iterdir()] if folder.exists() else []
-    if SETTINGS not in inside and any(not name.endswith(TEMPORARY) for name in inside):
-        raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
-    if SETTINGS in inside:
-        _refuse_other(folder, read_json(folder / SETTINGS), settings, "was begun with")
-    if DONE in inside:
-        done = read_json(folder / DONE).get("settings")
-        if not isinstance(done, dict):
-            raise ToxmemError(f"{folder / DONE} is damaged: it has no settings")
+    begun, done = check_place(folder)
+    if begun is not None:
+        _refuse_other(folder, begun, settings, "was begun with")
+    if done is not None:
         hint = f"give another --out, or remove {DONE} to choose anew from the same samples"
         _refuse_other(folder, done, everything, "is done with", hint)
         return True

@@ -128,7 +128,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
 def _parsed(line: bytes) -> Any:
     """A line's values; None if it is no JSON."""
     try:
-        return parse_json(line)
+        return parse_json(line.decode())
     except ValueError:
         return None
 
