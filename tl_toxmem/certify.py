@@ -112,7 +112,7 @@ def _stored(deletion: Deletion) -> torch.dtype:
 def _reload(folder: Path, model: LensModel) -> PreTrainedModel:
     """The folder by plain transformers."""
     with readable(f"{folder}: the weights"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a folder, never the hub
             folder,
             dtype=model.dtype,
             local_files_only=True,

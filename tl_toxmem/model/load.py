@@ -140,7 +140,9 @@ def read_config(source: Source) -> Any:
         raise ToxmemError(f"{source.name}: config.json cannot be read (it has no model_type)")
     architecture(kind, where=source.name)
     with readable(f"{source.name}: config.json"):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(  # nosec B615 # a folder, never the hub
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -201,7 +203,9 @@ def read_tokenizer(folder: Path, *, where: str) -> Any:
         ToxmemError: damaged.
     """
     with readable(f"{where}: the tokenizer"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(  # nosec B615 # a folder, never the hub
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTokenizerBase:

