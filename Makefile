@@ -4,7 +4,7 @@ TL3 = .venv/bin
 TL4 = .venv-tl4/bin
 INSTALL = install --quiet --disable-pip-version-check
 
-.PHONY: demo setup test
+.PHONY: audit demo setup test
 
 demo: setup
 	$(TL3)/tl-toxmem run --model demo --out runs/demo
@@ -35,3 +35,13 @@ test: .venv/.dev-installed .venv-tl4/.installed
 	NO_MKDOCS_2_WARNING=1 $(TL3)/mkdocs build --strict --quiet
 	$(TL3)/pytest -q -n 2
 	$(TL4)/pytest -q -n 2 -m host
+
+# bandit reads the package; pip-audit asks the network which versions that are installed have known holes.
+audit: .venv-audit/.installed setup
+	.venv-audit/bin/bandit --quiet --recursive tl_toxmem --configfile pyproject.toml
+	.venv-audit/bin/pip-audit --path $$($(TL3)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip $(INSTALL) bandit pip-audit
+	touch $@

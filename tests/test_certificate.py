@@ -16,8 +16,9 @@ TEXTS = ["Bob is a", "the town", "x", "a longer text than those"]
 def exported(request, tiny_folder, tmp_path):
     from tl_toxmem import LensModel, export_checkpoint
 
-    model = LensModel.from_pretrained(tiny_folder("gpt2", request.param))
-    out = tmp_path / "out"
+    base, out = tmp_path / "base", tmp_path / "out"
+    base.symlink_to(tiny_folder("gpt2", request.param))
+    model = LensModel.from_pretrained(base)
     export_checkpoint(model, make(("scale", "low rank")), out, prompts=TEXTS)
     return out
 
@@ -37,11 +38,11 @@ def recertified(folder, name):
 def test_another_configuration_does_not_pass_in_any_precision(exported, change):
     from tl_toxmem import verify_checkpoint
 
-    assert verify_checkpoint(exported).passed
+    assert verify_checkpoint(exported, base=exported.parent / "base").passed
     config = json.loads((exported / "config.json").read_text())
     (exported / "config.json").write_text(json.dumps({**config, **change}))
     recertified(exported, "config.json")
-    assert not verify_checkpoint(exported).passed
+    assert not verify_checkpoint(exported, base=exported.parent / "base").passed
 
 
 def test_one_other_bit_does_not_pass_in_any_precision(exported):
@@ -54,7 +55,7 @@ def test_one_other_bit_does_not_pass_in_any_precision(exported):
     tensor[3] = torch.nextafter(tensor[3], torch.tensor(9.0, dtype=tensor.dtype))
     files.write(name, tensor)
     recertified(exported, "model.safetensors")
-    again = verify_checkpoint(exported)
+    again = verify_checkpoint(exported, base=exported.parent / "base")
     assert not again.passed and "are not what the deletion makes" in again.problem()
 
 

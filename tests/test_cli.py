@@ -370,7 +370,9 @@ def test_apply_certified(cli, gpt2_folder, file, tmp_path):
     assert done.exit_code == 0, done.output
     assert "12 of 12 greedy continuations identical" in done.output
     assert json.loads((out / "certificate.json").read_text())["passed"]
-    assert cli("verify", out).exit_code == 0
+    assert cli("verify", out, "--base", gpt2_folder).exit_code == 0
+    assert str(gpt2_folder.parent) not in (out / "certificate.json").read_text()
+    refused(cli("verify", out), tmp_path / "none", "name it with --base")
 
 
 def test_apply_to_another_model(cli, gpt2_folder, file, tmp_path):

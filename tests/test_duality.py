@@ -173,7 +173,7 @@ def test_a_checkpoint_in_16_bits_keeps_them_and_says_what_rounding_does(
     else:
         assert MIXED < done.storage_rounding < ROUNDED_TO_16
         assert done.max_abs_logprob_gap <= done.storage_rounding + MIXED
-    assert verify_checkpoint(tmp_path / "out").passed
+    assert verify_checkpoint(tmp_path / "out", base=model.source.folder).passed
 
 
 def test_16_bits_are_rounded_once_from_the_exact_law(tiny_folder):

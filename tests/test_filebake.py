@@ -166,7 +166,7 @@ def test_another_model_is_refused_by_hash_unless_forced(gpt2_folder, tmp_path):
     assert bake_checkpoint(other, tmp_path / "forced", deletion, force=True).deletion.forced
     done = export_checkpoint(model, deletion, tmp_path / "exp", prompts=TEXTS, force=True)
     assert done.certificate.forced
-    assert verify_checkpoint(tmp_path / "exp").forced
+    assert verify_checkpoint(tmp_path / "exp", base=other).forced
     again = export_checkpoint(
         LensModel.from_pretrained(gpt2_folder),
         deletion,

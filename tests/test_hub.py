@@ -1,12 +1,14 @@
 """Pushing to a hub: a stand-in on the loopback speaks the hub's routes and keeps what arrives; no real hub is asked."""
 
 import base64
+import getpass
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 REPO = "someone/edited"
+TOKEN = "hf_TheTokenThatNobodyMaySee"
 _LOOK_UP = socket.getaddrinfo
 
 
@@ -118,7 +121,7 @@ def hub(server, monkeypatch, no_network):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # an earlier test may have set it
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", "x")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     server.seen, server.files, server.blobs, server.messages = [], {".gitattributes": b""}, {}, []
     server.exists = server.private = False
     server.status, server.refused_at = 200, ""
@@ -152,7 +155,7 @@ def pushed(server, gpt2_folder, tmp_path_factory):
     environment = {
         **os.environ,
         "HF_ENDPOINT": server.url,
-        "HF_TOKEN": "x",
+        "HF_TOKEN": TOKEN,
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
@@ -377,3 +380,33 @@ def test_a_base_that_others_have_needs_no_second_line(checkpoint):
     for change in ({"base_model": "demo"}, {"base_model": "gpt2", "base_revision": "a" * 40}):
         (checkpoint / "certificate.json").write_text(json.dumps({**values, **change}))
         assert len(publication_notice(checkpoint)) == 1
+
+
+def test_the_token_is_nowhere(pushed):
+    out, done, files, _, _ = pushed
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert not [path for path, content in kept.items() if TOKEN.encode() in content]
+    assert not [name for name, content in files.items() if TOKEN.encode() in content]
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_what_is_published_names_no_folder_and_no_user(pushed, gpt2_folder):
+    """The model was given by its absolute path; its last name alone is told."""
+    out, _, files, _, _ = pushed
+    published = {**files, "8_report.html": (out / "8_report.html").read_bytes()}
+    for name, content in published.items():
+        for place in {gpt2_folder.parent, out.parent, Path.home(), Path(tempfile.gettempdir())}:
+            assert str(place).encode() + b"/" not in content, (name, place)
+        assert f"/{getpass.getuser()}/".encode() not in content, name
+    for name in ("README.md", "certificate.json", "deletion.safetensors"):
+        assert gpt2_folder.name.encode() in published[name], name
+
+
+def test_a_refused_push_does_not_tell_the_token(checkpoint, hub):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.hub import push_checkpoint
+
+    hub.status, hub.refused_at = 401, ""
+    with pytest.raises(ToxmemError) as error:
+        push_checkpoint(checkpoint, REPO)
+    assert TOKEN not in str(error.value)

@@ -5,6 +5,7 @@ import re
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from report_pages import HOSTILE, JUDGES, Page, full, page_of, read
@@ -114,6 +115,53 @@ def test_text_from_elsewhere_is_text(whole):
     names = {name for _, attrs in page.elements for name in attrs}
     assert not [name for name in names if name.startswith("on")], "no handlers of events"
     assert "<script>alert(1)</script><img src=x onerror=alert(2)> you" in page.text
+
+
+def test_a_page_names_no_folder(results):
+    from tl_toxmem.store import RunFolder
+
+    place = "/home/somebody/secret-project"
+    elsewhere = replace(
+        results,
+        folder=RunFolder(Path(place) / "run"),
+        cfg=results.cfg.model_copy(update={"model": f"{place}/model", "out": Path(place) / "run"}),
+        certificate=replace(
+            results.certificate, base_model=f"{place}/model"
+        ),  # of an earlier tl-toxmem
+    )
+    page = page_of(elsewhere)
+    assert "somebody" not in page and "secret-project" not in page
+    assert "tl-toxmem verify 7_checkpoint" in Page(page).text
+
+
+def test_hostile_text_is_inert_wherever_it_may_stand(results):
+    """Names of judges, edits, rules, sources and settings too, not prompts and continuations alone."""
+    alarm = "<script>alert(9)</script><img src=x onerror=alert(9)>&quot;'`${9}"
+    evaluation = results.evaluation
+    rows = tuple(replace(row, scorer=alarm) for row in evaluation.rows)
+    protocol = {
+        **evaluation.protocol,
+        "description": alarm,
+        "intervals": alarm,
+        "scored_text": alarm,
+    }
+    hostile = replace(
+        results,
+        cfg=results.cfg.model_copy(
+            update={"model": f"./{alarm}", "device": alarm, "scorer": alarm}
+        ),
+        selection={**results.selection, "rule": alarm, "no_decoy": alarm},
+        evaluation=replace(evaluation, rows=rows, protocol=protocol),
+        certificate=replace(results.certificate, host=alarm, base_model=alarm, precision=alarm),
+        provenance={**results.provenance, "config_hash": alarm, "revision": alarm},
+        scores=replace(results.scores, model_name=alarm),
+    )
+    page = Page(page_of(hostile))
+    assert len(page.scripts) == 2 and not page.all("img")
+    assert page.policy["default-src"] == ["'none'"] and page.policy["base-uri"] == ["'none'"]
+    assert page.policy["form-action"] == ["'none'"]
+    names = {name for _, attrs in page.elements for name in attrs}
+    assert not [name for name in names if name.startswith("on")]
 
 
 def test_slurs_are_masked_and_their_plain_text_is_in_base64(whole):

@@ -62,7 +62,7 @@ def test_delete_export_verify_apply_revert(folder, host, tmp_path):
     assert done.greedy_identical == (len(TEXTS), len(TEXTS))
     assert done.max_abs_logprob_effect > FELT
     assert done.max_abs_logprob_gap <= 1e-5 + 4 * done.rounding
-    assert verify_checkpoint(out).passed
+    assert verify_checkpoint(out, base=folder).passed
     bake_checkpoint(folder, tmp_path / "applied", deletion)
     weights = (out / "model.safetensors").read_bytes()
     assert (tmp_path / "applied" / "model.safetensors").read_bytes() == weights

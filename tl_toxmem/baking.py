@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tl_toxmem.base import Base, tensor_sha256
+from tl_toxmem.config import shown_name
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.law import LayerLaw
@@ -159,7 +160,7 @@ def base_of(
     for tensor_name in touched(deletion, arch, read):
         tensor = present(read, tensor_name)
         tensors[tensor_name] = (precision_name(tensor.dtype), tensor_sha256(tensor))
-    return Base(name, revision, arch.model_type, tensors, deletion.forced)
+    return Base(shown_name(name), revision, arch.model_type, tensors, deletion.forced)
 
 
 def for_model(

@@ -17,7 +17,7 @@ class Base:
     """The unedited model.
 
     Attributes:
-        name: as it was given.
+        name: of the hub, or the last name of its folder.
         revision: its commit on the hub, if it came from there.
         architecture: `model_type` of its configuration.
         tensors: precision and SHA-256 of each tensor that the deletion changes, as the checkpoint stores it, by the
@@ -30,6 +30,11 @@ class Base:
     architecture: str
     tensors: Mapping[str, tuple[str, str]]
     forced: bool = False
+
+    def __post_init__(self) -> None:
+        for precision, _ in self.tensors.values():
+            if not isinstance(getattr(torch, precision, None), torch.dtype):
+                raise ToxmemError(f"{precision!r} is no precision")
 
     def check(
         self,
@@ -78,19 +83,6 @@ class Base:
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file's header."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Base":
-        """Read what `to_json` gave."""
-        tensors = {name: (str(p), str(digest)) for name, (p, digest) in values["tensors"].items()}
-        unknown = [
-            p for p, _ in tensors.values() if not isinstance(getattr(torch, p, 0), torch.dtype)
-        ]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no precision")
-        return cls(
-            values["name"], values["revision"], values["architecture"], tensors, values["forced"]
-        )
 
 
 def same_base(first: Base | None, second: Base | None) -> Base | None:

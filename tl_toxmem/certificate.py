@@ -17,6 +17,7 @@ found from the base and the law (the folder, which is judged by it, has no part 
 near-ties may then flip a greedy token, so that those are counted but do not decide.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,8 +28,11 @@ from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import read_json, sha256_file, write_json
+from tl_toxmem.reading import is_plain_name
 
 MAX_ROUNDING = 1e-3
+_MOST_TOKENS = 10**6
+"""Of a continuation; no model's context is longer."""
 ADDED_BY_HUB = (".gitattributes", ".cache")
 """What the hub and its downloads put beside a checkpoint's own files; transformers reads neither."""
 
@@ -54,7 +58,7 @@ class Certificate(Displayed):
         min_effect: smallest effect that counts, nats.
         passed: whether `problem` finds none.
         host: of the hooked model.
-        base_model: name of the unedited model, as it was given.
+        base_model: the unedited model: `demo`, its name on the hub, or the last name of its folder.
         base_revision: its commit on the hub, if it came from there.
         prepend_bos: whether texts began with the beginning-of-text token.
         prompts: held-out texts compared on.
@@ -166,11 +170,26 @@ class Certificate(Displayed):
         except ValidationError as error:
             reason = describe_validation(error)
             raise ToxmemError(f"{folder / CERTIFICATE_FILE} is damaged: {reason}") from None
-        if not certificate.prompts:
-            raise ToxmemError(
-                f"{folder / CERTIFICATE_FILE} is damaged: it has no prompts to compare on"
-            )
+        if problem := _nonsense(certificate):
+            raise ToxmemError(f"{folder / CERTIFICATE_FILE} is damaged: {problem}")
         return certificate
+
+
+def _nonsense(certificate: Certificate) -> str:
+    """What no certificate says; empty if there is none of it."""
+    if not certificate.prompts:
+        return "it has no prompts to compare on"
+    if not all(prompt.strip() for prompt in certificate.prompts):
+        return "a prompt is empty"
+    for name in ("bound", "min_effect"):
+        if not 0 < getattr(certificate, name) < math.inf:
+            return f"{name} is {getattr(certificate, name)}, no number above 0"
+    if not 1 <= certificate.max_new_tokens <= _MOST_TOKENS:
+        return f"max_new_tokens is {certificate.max_new_tokens}: no length of a continuation"
+    for name in certificate.sha256:
+        if not is_plain_name(name):
+            return f"it lists {name!r}, which is no name of a file in the folder"
+    return ""
 
 
 def check_files(folder: Path, certificate: Certificate) -> None:
@@ -180,7 +199,7 @@ def check_files(folder: Path, certificate: Certificate) -> None:
         ToxmemError: a file that is missing, was changed, or was added since.
     """
     for name, expected in certificate.sha256.items():
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file():
             raise ToxmemError(f"{path} is missing, though {CERTIFICATE_FILE} lists it")
         if sha256_file(path) != expected:

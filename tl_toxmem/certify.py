@@ -14,6 +14,7 @@ from tl_toxmem.baking import baked
 from tl_toxmem.base import same_bits
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.config import ExportConfig
+from tl_toxmem.contained import readable
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.filebake import CERTIFICATE_FILE
 from tl_toxmem.files import sha256_file
@@ -110,9 +111,14 @@ def _stored(deletion: Deletion) -> torch.dtype:
 
 def _reload(folder: Path, model: LensModel) -> PreTrainedModel:
     """The folder by plain transformers."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=model.dtype, local_files_only=True
-    )
+    with readable(f"{folder}: the weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a folder, never the hub
+            folder,
+            dtype=model.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     # Greedy decoding is compared, and not what a checkpoint's own settings make of it (penalties, sampling).
     settings: Any = GenerationConfig
     loaded.generation_config = settings()

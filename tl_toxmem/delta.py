@@ -19,6 +19,7 @@ from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.law import LowRank
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
+from tl_toxmem.reading import check_tensors, record
 from tl_toxmem.weights import WeightFiles
 
 KIND = "deletion"
@@ -32,6 +33,17 @@ class Original:
 
     neurons: Tensor | None
     values: Tensor
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The fields of a delta file that are no tensors."""
+
+    law: str
+    n_layers: int
+    d_mlp: int
+    base: Base | None
+    provenance: dict[str, Any]
 
 
 def save_deletion(
@@ -67,31 +79,43 @@ def load_deletion(path: Path) -> Deletion:
         ToxmemError: missing, damaged, of another kind or version, or with values that make no law.
     """
     tensors, meta = read_tensors(path, KIND)
+    words = record(_Words, meta, path)
+    n = len(tensors["neurons"]) if "neurons" in tensors and tensors["neurons"].ndim else 0
+    shapes = {"neurons": (n, 2), **{name: (n,) for name in ("gain", "shift", "pre_gain")}}
+    check_tensors(tensors, shapes, path, whole=("neurons",))
+    pairs = [(layer, neuron) for layer, neuron in tensors["neurons"].tolist()]
+    if pairs != sorted(set(pairs)):  # the numbers are in their order
+        raise ToxmemError(f"{path} is damaged: its neurons are not sorted and unique")
     try:
-        pairs = [(int(layer), int(neuron)) for layer, neuron in tensors["neurons"].tolist()]
-        if pairs != sorted(set(pairs)):  # the numbers are in their order
-            raise ToxmemError("damaged: its neurons are not sorted and unique")
-        layers = {int(n.split(".")[1]) for n in tensors if n.startswith(_LOW_RANK)}
-        added = {
-            layer: LowRank(**{part: tensors[f"{_LOW_RANK}{layer}.{part}"] for part in _PARTS})
-            for layer in layers
-        }
         return Deletion(
-            NeuronSet(tuple(pairs), meta["n_layers"], meta["d_mlp"]),
+            NeuronSet(tuple(pairs), words.n_layers, words.d_mlp),
             tensors["gain"],
             tensors["shift"],
-            meta["law"],
-            meta["provenance"],
+            words.law,
+            words.provenance,
             pre_gain=tensors["pre_gain"],
-            added=added,
-            base=None if meta["base"] is None else Base.from_json(meta["base"]),
+            added=_added(tensors, words.d_mlp, path),
+            base=words.base,
         )
-    except KeyError as error:
-        raise ToxmemError(f"{path} is damaged: it lacks {error}") from None
     except ToxmemError as error:
         raise ToxmemError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ToxmemError(f"{path} is damaged: {error}") from None
+
+
+def _added(tensors: Mapping[str, Tensor], d_mlp: int, path: Path) -> dict[int, LowRank]:
+    """The low-rank parts by layer."""
+    added = {}
+    for name in (n for n in tensors if n.startswith(_LOW_RANK)):
+        layer, _, part = name.removeprefix(_LOW_RANK).partition(".")
+        if not layer.isdecimal() or str(int(layer)) != layer or part not in _PARTS:
+            raise ToxmemError(f"{path} is damaged: {name!r} is no part of a law")
+        own = {p: tensors.get(f"{_LOW_RANK}{layer}.{p}") for p in _PARTS}
+        found = {p: value for p, value in own.items() if value is not None}
+        rank, d_model = found["V"].shape if "V" in found and found["V"].ndim == 2 else (0, 0)
+        check_tensors(
+            found, {"U": (d_mlp, rank), "V": (rank, d_model), "constant": (d_model,)}, path
+        )
+        added[int(layer)] = LowRank(**found)
+    return added
 
 
 def bind(deletion: Deletion, model: LensModel) -> Deletion:
@@ -123,6 +147,16 @@ def load_originals(path: Path) -> dict[str, Original]:
     Raises:
         ToxmemError: as `load_deletion`.
     """
-    tensors, _ = read_tensors(path, KIND)
-    names = [n.removeprefix(_ORIGINAL) for n in tensors if n.startswith(_ORIGINAL)]
-    return {n: Original(tensors.get(_ROWS + n), tensors[_ORIGINAL + n]) for n in names}
+    tensors, meta = read_tensors(path, KIND)
+    d_mlp = record(_Words, meta, path).d_mlp
+    found = {}
+    for name in (n.removeprefix(_ORIGINAL) for n in tensors if n.startswith(_ORIGINAL)):
+        rows, values = tensors.get(_ROWS + name), tensors[_ORIGINAL + name]
+        if rows is not None:
+            check_tensors({"rows": rows}, {"rows": values.shape[:1]}, path, whole=("rows",))
+            if bool(((rows < 0) | (rows >= d_mlp)).any()):
+                raise ToxmemError(
+                    f"{path} is damaged: it keeps neurons that the model does not have"
+                )
+        found[name] = Original(rows, values)
+    return found

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from tl_toxmem.baking import bake, for_model
 from tl_toxmem.card import model_card
 from tl_toxmem.certificate import Certificate, check_files
 from tl_toxmem.certify import certify
-from tl_toxmem.config import ExportConfig
+from tl_toxmem.config import DEMO, ExportConfig, read_toml, shown_name
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, save_deletion
 from tl_toxmem.display import Display, Displayed
@@ -19,7 +17,8 @@ from tl_toxmem.evaluation import Evaluation
 from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into
 from tl_toxmem.files import new_folder
 from tl_toxmem.model import LensModel
-from tl_toxmem.model.load import TOKENIZER_FILES
+from tl_toxmem.model.load import TOKENIZER_FILES, Source, read_config, read_tokenizer
+from tl_toxmem.store import CONFIG
 from tl_toxmem.weights import WeightFiles
 
 
@@ -72,7 +71,7 @@ def export_checkpoint(
     texts = list(prompts)[: cfg.n_prompts]
     if not texts:
         raise ToxmemError("export needs at least one held-out prompt to compare on")
-    base_model = model.name
+    base_model = shown_name(model.name)
     with new_folder(Path(folder)) as partial:
         deletion = _bake_to(model, deletion, partial, force=force)
         card = model_card(
@@ -125,6 +124,21 @@ def _bake_to(model: LensModel, deletion: Deletion, folder: Path, *, force: bool)
     return deletion
 
 
+def _base_of(certificate: Certificate, folder: Path) -> str:
+    """The unedited model: of the hub, the demo, or the one that the run is of in whose folder the checkpoint lies.
+
+    Raises:
+        ToxmemError: none of these; a certificate does not say where somebody's folders are.
+    """
+    if certificate.base_revision is not None or certificate.base_model == DEMO:
+        return certificate.base_model
+    run = folder.absolute().parent / CONFIG
+    model = read_toml(run).get("model") if run.is_file() else None
+    if isinstance(model, str) and shown_name(model) == certificate.base_model:
+        return model
+    raise ToxmemError(f"{certificate.base_model} is on no hub")
+
+
 def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> Certificate:
     """Repeat the comparison that an exported folder was certified by.
 
@@ -143,11 +157,16 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         raise ToxmemError(f"no checkpoint folder at {folder}")
     old = Certificate.read(folder)
     check_files(folder, old)
+    read_config(Source(str(folder), folder))
     deletion = Deletion.load(folder / DELETION_FILE)
+    if deletion.base is None:
+        raise ToxmemError(
+            f"{folder / DELETION_FILE} is damaged: it does not say what it was applied to"
+        )
     try:
         model = LensModel.from_pretrained(
-            base or old.base_model,
-            tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            base or _base_of(old, folder),
+            tokenizer=read_tokenizer(folder, where=str(folder)),
             revision=old.base_revision if base is None else None,
             prepend_bos=old.prepend_bos,
         )
@@ -155,7 +174,7 @@ def verify_checkpoint(folder: str | Path, *, base: str | Path | None = None) -> 
         raise ToxmemError(
             f"the unedited model is needed to verify: {error}; name it with --base"
         ) from None
-    if model.source is not None and deletion.base is not None:
+    if model.source is not None:
         deletion.base.check(
             WeightFiles(model.source.folder).read,
             architecture=model.arch.model_type,

@@ -8,9 +8,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoConfig
 
 from tl_toxmem.baking import (
     changes,
@@ -27,7 +24,13 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.delta import Original, load_originals, save_deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import new_folder
-from tl_toxmem.model.load import TOKENIZER_FILES, Source, find_source, read_architecture
+from tl_toxmem.model.load import (
+    TOKENIZER_FILES,
+    Source,
+    find_source,
+    read_architecture,
+    read_config,
+)
 from tl_toxmem.precision import precision_name
 from tl_toxmem.progress import track
 from tl_toxmem.sites import architecture
@@ -216,7 +219,13 @@ def _restore(
         if original is None:
             raise ToxmemError(f"{path} is damaged: it lacks the original of {name}")
         tensor = present(weights.read, name)
-        put(neurons_first(arch, name, tensor), original.neurons, original.values)
+        view = neurons_first(arch, name, tensor)
+        wanted = (
+            view.shape if original.neurons is None else (len(original.neurons), *view.shape[1:])
+        )
+        if original.values.dtype != view.dtype or original.values.shape != wanted:
+            raise ToxmemError(f"{path} is damaged: the original of {name} does not fit {name}")
+        put(view, original.neurons, original.values)
         weights.write(name, tensor)
 
 
@@ -243,5 +252,4 @@ def _copy(weights: WeightFiles, folder: Path) -> None:
 
 
 def _n_layers(source: Source) -> int:
-    config: Any = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-    return int(config.num_hidden_layers)
+    return int(read_config(source).num_hidden_layers)

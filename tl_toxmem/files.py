@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.reading import parse_json
 
 TEMPORARY = ".partial"
 
@@ -120,10 +121,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ToxmemError: missing, no JSON object, or of another format version.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ToxmemError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ToxmemError(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict):
         raise ToxmemError(f"{path} is damaged: not a JSON object")
@@ -161,9 +162,9 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise ToxmemError(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("tl_toxmem", "{}"))
+            header = parse_json((file.metadata() or {}).get("tl_toxmem", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ToxmemError(f"{path} is damaged: {error}") from None
     if not isinstance(header, dict):
         raise ToxmemError(f"{path} is damaged: its header is no JSON object")

@@ -49,7 +49,8 @@ def publication_notice(folder: Path) -> list[str]:
     names = sorted([*certificate.sha256, CERTIFICATE_FILE])
     lines = [
         f"pushing {len(names)} files: {', '.join(names)}. {CERTIFICATE_FILE} shows the {len(certificate.prompts)} "
-        f"prompts that it was certified on in clear; it and {DELETION_FILE} name the base model as you typed it"
+        f"prompts that it was certified on in clear; it and {DELETION_FILE} name the base model, a local one "
+        "by the last name of its folder"
     ]
     if certificate.base_revision is None and certificate.base_model != DEMO:
         lines.append(

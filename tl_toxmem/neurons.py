@@ -195,11 +195,9 @@ class NeuronSet(Displayed):
             ToxmemError: missing, no JSON, of a newer version, or no neuron set.
         """
         values = read_json(Path(path))
-        if not {"neurons", "n_layers", "d_mlp"} <= set(values):
-            raise ToxmemError(f"{path} is no neuron set: it needs neurons, n_layers and d_mlp")
         try:
             return cls.from_json(values)
-        except (TypeError, ToxmemError) as error:
+        except ToxmemError as error:
             raise ToxmemError(f"{path} is no neuron set: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -212,7 +210,15 @@ class NeuronSet(Displayed):
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NeuronSet":
-        """Read what `to_json` gave."""
+        """Read what `to_json` gave.
+
+        Raises:
+            ToxmemError: something else.
+        """
+        if not isinstance(values, dict) or not {"neurons", "n_layers", "d_mlp"} <= set(values):
+            raise ToxmemError("it needs neurons, n_layers and d_mlp")
+        if not isinstance(values["neurons"], list):
+            raise ToxmemError(f"its neurons are a {type(values['neurons']).__name__}, not a list")
         return cls(tuple(map(_pair, values["neurons"])), values["n_layers"], values["d_mlp"])
 
 

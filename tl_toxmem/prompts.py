@@ -16,14 +16,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import Annotated, Literal, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
 
 from tl_toxmem.checks import is_text
 from tl_toxmem.config import FORMAT_VERSION, PromptsConfig, describe_validation
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import check_version, read_lines, write_bytes
+from tl_toxmem.reading import parse_json
 
 
 class Prompt(BaseModel):
@@ -33,7 +34,7 @@ class Prompt(BaseModel):
         ValidationError: empty prompt, lead-in, target or subject, a subject that is not in its prompt, unknown keys.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     prompt: str
     target: str
@@ -42,7 +43,7 @@ class Prompt(BaseModel):
     counterfactual: str | None = None
     neutral_target: str | None = None
     source: str | None = None
-    scores: dict[str, float] | None = None
+    scores: dict[str, Annotated[float, Strict()]] | None = None
     id: str = ""
     split: Literal["find", "report"] | None = None
 
@@ -51,8 +52,9 @@ class Prompt(BaseModel):
     def _fill_id(cls, data: object) -> object:
         if isinstance(data, dict):
             for name, value in data.items():
-                if isinstance(value, str) and not is_text(value):
-                    raise ValueError(f"{name} has half of a surrogate pair: remove it")
+                for text in value if isinstance(value, dict) else [value]:
+                    if isinstance(text, str) and not is_text(text):
+                        raise ValueError(f"{name} has half of a surrogate pair: remove it")
         if isinstance(data, dict) and not data.get("id"):
             lead_in = f"{data['lead_in']}\x1f" if data.get("lead_in") else ""
             text = f"{data.get('prompt')}\x1f{lead_in}{data.get('target')}"
@@ -205,8 +207,8 @@ class PromptSet:
 
 def _parse(line: str, where: str) -> Prompt:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
+        values = parse_json(line, broken=True)
+    except ValueError as error:
         raise ToxmemError(f"{where}: no JSON ({error})") from None
     if not isinstance(values, dict):
         raise ToxmemError(

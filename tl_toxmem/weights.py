@@ -4,7 +4,6 @@ A safetensors file is eight bytes of length, a JSON header with each tensor's pr
 values. Only values are overwritten, so that an edited file has the very layout of the original.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.reading import is_plain_name, parse_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PIECE = 2**24
@@ -45,14 +45,24 @@ class WeightFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = _model_files(folder)
+        self.files = model_files(folder)
         self.sharded = self.files != [folder / SINGLE]
-        self._places = {name: place for file in self.files for name, place in _header(file).items()}
+        self._places: dict[str, _Place] = {}
+        for file in self.files:
+            for name, place in _header(file).items():
+                if name in self._places:
+                    raise ToxmemError(
+                        f"{file} is damaged: {self._places[name].file.name} has {name} too"
+                    )
+                self._places[name] = place
 
     @property
     def names(self) -> list[str]:
         """Of all tensors, as the files have them."""
         return list(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
 
     def _find(self, name: str) -> _Place | None:
         """By the name that plain transformers uses; published GPT-2 files leave out the first part of it."""
@@ -74,7 +84,7 @@ class WeightFiles:
         dtype, content = _DTYPES[place.dtype], bytearray(place.length)
         with open(place.file, "rb", buffering=0) as file:
             file.seek(place.start)
-            if file.readinto(content) != place.length or not _whole(place):
+            if file.readinto(content) != place.length:
                 raise ToxmemError(f"{place.file} is damaged: it ends within {name}")
         return torch.frombuffer(content, dtype=dtype).reshape(place.shape)
 
@@ -115,21 +125,31 @@ def _whole(place: _Place) -> bool:
     return place.length == math.prod(place.shape) * _DTYPES[place.dtype].itemsize
 
 
-def _model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the shards that the index names, none of them outside of the folder.
+
+    Raises:
+        ToxmemError: there are none, one is missing or lies elsewhere, or the index is damaged.
+    """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
         return [single]
     if not index.is_file():
         raise ToxmemError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}")
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError):
-        raise ToxmemError(f"{index} is damaged: it has no weight_map") from None
-    files = [folder / name for name in names]
-    for file in files:
-        if file.parent != folder or not file.is_file():
-            raise ToxmemError(f"{file} is missing, though {INDEX} names it")
-    return files
+        values = parse_json(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ToxmemError(f"{index} is damaged: {error}") from None
+    table = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(table, dict) or not table:
+        raise ToxmemError(f"{index} is damaged: it has no weight_map")
+    names = sorted(set(map(str, table.values())))
+    for name in names:
+        if not is_plain_name(name):
+            raise ToxmemError(f"{index} is damaged: {name!r} is no name of a file in its folder")
+        if not (folder / name).is_file():
+            raise ToxmemError(f"{folder / name} is missing, though {INDEX} names it")
+    return [folder / name for name in names]
 
 
 def _header(file: Path) -> dict[str, _Place]:
@@ -139,15 +159,38 @@ def _header(file: Path) -> dict[str, _Place]:
         try:
             if begin > end:
                 raise ValueError("its header is cut off")
-            entries = json.loads(stream.read(size))
+            entries = parse_json(stream.read(size).decode("utf-8"))
+            if not isinstance(entries, dict):
+                raise ValueError("its header is no JSON object")
             entries.pop("__metadata__", None)
-            places = {}
-            for name, entry in entries.items():
-                low, high = (int(x) for x in entry["data_offsets"])
-                if not 0 <= low <= high <= end - begin:
-                    raise ValueError(f"{name} is cut off")
-                shape = tuple(int(n) for n in entry["shape"])
-                places[name] = _Place(file, str(entry["dtype"]), shape, begin + low, high - low)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            places = {name: _place(file, begin, name, entry) for name, entry in entries.items()}
+            at = begin
+            for name, place in sorted(places.items(), key=lambda p: (p[1].start, p[1].length)):
+                if place.start != at:
+                    raise ValueError(f"{name} overlaps another tensor, or leaves a gap before it")
+                at += place.length
+            if at != end:
+                raise ValueError(
+                    "its last tensor is cut off" if at > end else "it goes on after its last tensor"
+                )
+        except ValueError as error:
             raise ToxmemError(f"{file} is damaged: {error}") from None
     return places
+
+
+def _place(file: Path, begin: int, name: str, entry: object) -> _Place:
+    """Where a tensor lies, by its entry in the header.
+
+    Raises:
+        ValueError: an entry that says no such thing.
+    """
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [low, high]} if all(
+            type(n) is int and n >= 0 for n in (*shape, low, high)
+        ):
+            place = _Place(file, dtype, tuple(shape), begin + low, high - low)
+        case _:
+            raise ValueError(f"{name} has no dtype, shape and data_offsets")
+    if place.length < 0 or (dtype in _DTYPES and not _whole(place)):
+        raise ValueError(f"{name} has a shape and data_offsets that do not fit each other")
+    return place

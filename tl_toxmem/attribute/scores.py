@@ -1,7 +1,7 @@
 """`NeuronScores`: one method's score of every MLP neuron, what each costs, and the check of the highest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from tl_toxmem.attribute.verification import Verification
 from tl_toxmem.checks import seed_of, whole
+from tl_toxmem.config import shown_name
 from tl_toxmem.display import Display, Displayed, Table, count, estimate_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import check_tensors, record
 from tl_toxmem.stats import Estimate, mean_estimates
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class NeuronScores(Displayed):
         verification: what ablating the highest, and a random sample of the others, really does.
         facts: what else the method says of itself, such as its steps and its residual.
         seed: of noise, samples and intervals.
-        model_name: of the model that they were made on, as it was given; empty where nobody said.
+        model_name: of the model that they were made on, a folder by its last name; empty where nobody said.
         architecture: its `model_type`, likewise.
     """
 
@@ -256,26 +258,30 @@ class NeuronScores(Displayed):
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronScores":
-        """Read what `save` wrote; the model is not needed."""
+        """Read what `save` wrote; the model is not needed.
+
+        Raises:
+            ToxmemError: missing, damaged, or of an older tl-toxmem.
+        """
         tensors, meta = read_tensors(Path(path), KIND)
         if "method" not in meta:
             raise ToxmemError(f"{path} was made by an older tl-toxmem: attribute again")
+        words = record(_Words, meta, path)
+        if words.method not in UNITS:
+            raise ToxmemError(f"{path} is damaged: no method {words.method!r}")
+        shape = tuple(tensors["scores"].shape) if "scores" in tensors else ()
+        if len(shape) != 2 or 0 in shape:
+            raise ToxmemError(f"{path} is damaged: no scores by layer and neuron")
+        shapes = {name: shape for name in _TENSORS}
+        check_tensors(tensors, {**shapes, "per_prompt": (len(words.prompt_ids), *shape)}, path)
         verification = None
         if "verification" in meta:
             prefix = "verification."
-            own: dict[str, Any] = {
-                n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-            }
-            verification = Verification(**own, **meta["verification"])
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            verification = Verification.from_parts(own, meta["verification"], path, shape=shape)
+        values = {name: getattr(words, name) for name in _WORDS}
         return cls(
-            method=meta["method"],
-            prompt_ids=tuple(meta["prompt_ids"]),
-            seed=meta["seed"],
-            facts=meta["facts"],
-            model_name=meta.get("model_name", ""),
-            architecture=meta.get("architecture", ""),
-            verification=verification,
-            **{name: tensors[name] for name in _TENSORS},
+            **values, verification=verification, **{name: tensors[name] for name in _TENSORS}
         )
 
 
@@ -283,9 +289,22 @@ def _made_on(model: LensModel | None) -> dict[str, Any]:
     """What is kept of the model."""
     if model is None:
         return {}
-    return {"model_name": str(model.name), "architecture": model.arch.model_type}
+    return {"model_name": shown_name(str(model.name)), "architecture": model.arch.model_type}
 
 
+@dataclass(frozen=True)
+class _Words:
+    """The fields of scores that are no tensors (see `NeuronScores`)."""
+
+    method: str
+    prompt_ids: tuple[str, ...]
+    seed: int
+    facts: dict[str, Any]
+    model_name: str = ""
+    architecture: str = ""
+
+
+_WORDS = tuple(one.name for one in fields(_Words))
 _SHOWN = 10
 _TENSORS = ("scores", "per_prompt", "cost", "mean_activation", "loudness")
 _COLUMNS = ["layer", "neuron", "score", "low", "high", "n", "cost"]

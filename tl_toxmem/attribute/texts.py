@@ -1,6 +1,5 @@
 """Texts besides the prompts: neutral ones, labelled ones, benign prompts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import check_version, read_lines
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import parse_json
 
 LEAST_LABELLED = 10
 """Texts of each class: with fewer, a probe or an AUROC says nothing."""
@@ -70,8 +70,8 @@ def read_labelled(path: str | Path) -> list[Labelled]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = parse_json(line, broken=True)
+        except ValueError as error:
             raise ToxmemError(f"{path}, line {number}: no JSON ({error})") from None
         if isinstance(values, dict):
             check_version(f"{path}, line {number}", values.get("format_version", FORMAT_VERSION))

@@ -18,15 +18,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import beta, spearmanr
 from torch import Tensor
 
+from tl_toxmem.errors import ToxmemError
 from tl_toxmem.neurons import Neuron
+from tl_toxmem.reading import check_tensors, record
 from tl_toxmem.stats import CONFIDENCE, Estimate, interval, mean_estimates, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The fields that are no tensors (see `Verification`)."""
+
+    n_rest: int
+    law: str
+    seed: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,6 +190,28 @@ class Verification:
         ]
         names = ["layer", "neuron", "top", "score", "measured", "low", "high", "n"]
         return pd.DataFrame(rows, columns=names)
+
+    @classmethod
+    def from_parts(
+        cls, tensors: dict[str, Tensor], words: Any, path: object, *, shape: tuple[int, ...]
+    ) -> "Verification":
+        """What `parts` gave, of a model of so many layers and neurons each.
+
+        Raises:
+            ToxmemError: they do not fit each other, or the model.
+        """
+        plain = record(_Words, words, path)
+        n = len(tensors["neurons"]) if tensors.keys() >= {"neurons"} else 0
+        n_prompts = tensors["measured"].shape[-1] if tensors.get("measured") is not None else 0
+        shapes = {"neurons": (n, 2), "is_top": (n,), "scores": (n,), "measured": (n, n_prompts)}
+        check_tensors(tensors, shapes, path, whole=("neurons",), truth=("is_top",))
+        own: dict[str, Any] = {name: tensors[name] for name in shapes}
+        size = torch.tensor(shape)
+        if bool(((own["neurons"] < 0) | (own["neurons"] >= size)).any()):
+            raise ToxmemError(
+                f"{path} is damaged: it verifies neurons that the model does not have"
+            )
+        return cls(**own, n_rest=plain.n_rest, law=plain.law, seed=plain.seed)
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values, to be saved."""

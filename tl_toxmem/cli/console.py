@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tl_toxmem.store import RunFolder
 
 _ENDLESS = 10_000  # columns of what is no terminal: a file or pipe, where nothing need be broken
+_LONGEST = 2000  # characters of a message; what it quotes may be a whole file
 _DROPPED = (
     "prompt_perplexity",
     "kl_neutral",
@@ -39,10 +40,10 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except ToxmemError as error:
-        line = mask_quoted(" ".join(str(error).split()))
-        _fail(line)
+        _fail(mask_quoted(_in_one_line(str(error))))
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
-        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
+        place = error.filename or "a file"
+        _fail(_in_one_line(f"cannot read or write {place}: {error.strerror or error}"))
     except (RuntimeError, MemoryError) as error:  # where no batch is divided
         from tl_toxmem.careful import is_out_of_memory
 
@@ -51,6 +52,16 @@ def one_line_errors() -> Iterator[None]:
         _fail("out of memory: use a machine or device with more of it, or smaller batches")
     except KeyboardInterrupt:
         _fail("interrupted; repeat the command (a run goes on where it stopped)", code=130)
+
+
+def _in_one_line(text: str) -> str:
+    """A message without line ends, with what a terminal would obey or hide as escapes, and not endless."""
+    line = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(text.split())
+    )
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
 def _fail(line: str, *, code: int = 1) -> NoReturn:

@@ -76,10 +76,12 @@ def mine(
         from tl_toxmem.cli.records import mine_record
         from tl_toxmem.mining import mine as start
         from tl_toxmem.mining import read_candidates
+        from tl_toxmem.mining.parts import check_place
         from tl_toxmem.model import LensModel
 
         judge = load_scorer(like.scorers[0], device=device, trust_pickle=trust_pickle)
         read = read_candidates(candidates, column=column)
+        check_place(out)
         loaded = LensModel.from_pretrained(
             like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
         )

@@ -44,5 +44,5 @@ def is_set(name: str, settings: Sequence[str]) -> bool:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # then it is a word
         return text

@@ -14,7 +14,9 @@ from tl_toxmem.comparison.record import Entry
 from tl_toxmem.config import ComparatorConfig, EvaluateConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation
+from tl_toxmem.evaluation.record import check_evaluation
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import record
 from tl_toxmem.resume import read_part, write_part
 from tl_toxmem.scorers import ToxicityScorer
 
@@ -41,8 +43,9 @@ class Part:
         values = read_part(path) if path.is_file() else None
         if values is None:
             return None
-        entries = tuple(Entry(**entry) for entry in values["entries"])
-        return cls(Evaluation.from_json(values["evaluation"]), entries)
+        found = record(cls, values, path)
+        check_evaluation(found.evaluation, path)
+        return found
 
 
 def place_of(folder: Path, name: str, asked: dict[str, str]) -> Path:

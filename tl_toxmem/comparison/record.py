@@ -10,7 +10,9 @@ from tl_toxmem.comparison.regression import TraceRegression
 from tl_toxmem.display import Display, Displayed, Table, count, estimate_text
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import BASE, EditResult, Evaluation
+from tl_toxmem.evaluation.record import check_evaluation
 from tl_toxmem.files import read_json, write_json
+from tl_toxmem.reading import record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,13 +198,12 @@ class Comparison(Displayed):
         lacking = sorted({"evaluation", "entries", "regression", "left_out"} - set(values))
         if lacking:
             raise ToxmemError(f"{path} is no comparison: it lacks {', '.join(lacking)}")
-        found = values["regression"]
-        return cls(
-            Evaluation.from_json(values["evaluation"]),
-            tuple(Entry(**entry) for entry in values["entries"]),
-            None if found is None else TraceRegression.from_json(found),
-            tuple(values["left_out"]),
-        )
+        found = record(cls, values, path)
+        check_evaluation(found.evaluation, path)
+        edits = {row.edit for row in found.evaluation.rows}
+        if unmeasured := [entry.edit for entry in found.entries if entry.edit not in edits]:
+            raise ToxmemError(f"{path} is damaged: nothing was measured of {unmeasured[0]!r}")
+        return found
 
 
 def _rise(row: EditResult) -> float:

@@ -28,6 +28,7 @@ from tl_toxmem.config.run import (
     is_local,
     make_config,
     read_toml,
+    shown_name,
 )
 from tl_toxmem.config.search import SearchConfig
 from tl_toxmem.config.select import BY_SIZE, DeleteConfig, Part, SelectConfig
@@ -73,5 +74,6 @@ __all__ = [
     "is_local",
     "make_config",
     "read_toml",
+    "shown_name",
     "stage_hash",
 ]

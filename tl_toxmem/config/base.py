@@ -1,13 +1,24 @@
 """What every configuration is, and a pydantic error in one line."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator, ValuesView
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from tl_toxmem.checks import MOST_SEED
 
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 """Of every random draw of a stage."""
+_LARGEST = 2**53
+"""Of numbers: floating point has room for every whole number up to here, and C for the last."""
+_SHOWN = 200
+"""Characters of a value that are told."""
 
 
 class Config(BaseModel):
@@ -16,6 +27,35 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_numbers(cls, value: Any, info: Any) -> Any:
+        """Pydantic takes true for 1, and whole numbers that no library has room for."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float}:
+            for number in _numbers(value):
+                if isinstance(number, bool) and bool not in kinds:
+                    raise ValueError("a number is needed, not true or false")
+                if abs(number) > _LARGEST:
+                    raise ValueError("a smaller number is needed")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """All types that stand in an annotation."""
+    inner = [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return {annotation, *inner} if isinstance(annotation, type) else set(inner)
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The finite numbers in a value, in its lists and tables too."""
+    if isinstance(value, int | float) and value - value == 0:
+        yield value
+    inner = value.values() if isinstance(value, dict) else value
+    if isinstance(inner, list | tuple | ValuesView):
+        for one in inner:
+            yield from _numbers(one)
 
 
 def describe_validation(error: ValidationError, *, root: type[BaseModel] | None = None) -> str:
@@ -33,10 +73,14 @@ def describe_validation(error: ValidationError, *, root: type[BaseModel] | None 
             lines.append(f"{field}: unknown setting; choose from {names}")
             continue
         whole = item["type"] == "missing" or isinstance(item["input"], dict)
-        got = "" if whole else f" (got {item['input']!r})"
+        got = "" if whole else f" (got {_short(repr(item['input']))})"
         message = item["msg"].removeprefix("Value error, ") + got
         lines.append(f"{field}: {message}" if field else message)
     return "; ".join(lines)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _fields(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

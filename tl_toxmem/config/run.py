@@ -6,6 +6,7 @@ they are.
 
 import hashlib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,13 @@ def is_local(model: str) -> bool:
         or Path(model).exists()
         or model.count("/") > 1
     )
+
+
+def shown_name(model: str) -> str:
+    """What a model is called in what others may see: a hub id, `demo`, or a folder by its last name alone."""
+    if model == DEMO or not is_local(model):
+        return model
+    return os.path.basename(os.path.abspath(os.path.expanduser(model))) or "model"
 
 
 class RunConfig(Config):
@@ -185,8 +193,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return _of_this_version(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise ToxmemError(f"no configuration file at {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ToxmemError(f"{path} is no TOML: {error}") from None
+    except RecursionError:
+        raise ToxmemError(f"{path} is no TOML: nested too deeply") from None
 
 
 def _of_this_version(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -9,12 +9,17 @@ from tl_toxmem.display import Display, Displayed, Table, count
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.measures import BASE, EDITS, MAIN, MEASURES, measured
 from tl_toxmem.files import read_json, write_json
+from tl_toxmem.reading import record
 from tl_toxmem.scorers import Agreement
 from tl_toxmem.stats import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+
+_PROTOCOL = ("description", "headline", "intervals", "n_prompts")
+"""What is always told of a protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +80,6 @@ class EditResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {**asdict(self), "layers": list(self.layers)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "EditResult":
-        """From what `to_json` gave; a measure that it does not know of is None."""
-        row = dict(values, layers=tuple(values["layers"]))
-        for name in MEASURES:
-            row[name] = None if row.get(name) is None else Estimate(**row[name])
-        return cls(**row)
 
 
 @dataclass(frozen=True)
@@ -217,16 +214,19 @@ class Evaluation(Displayed):
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Evaluation":
-        """From what `to_json` gave."""
-        return cls(
-            tuple(EditResult.from_json(row) for row in values["rows"]),
-            values["protocol"],
-            tuple(Example(**example) for example in values["examples"]),
-            tuple(values.get("agreement", ())),
-            tuple(values.get("tasks", ())),
-            tuple(values.get("shifts", ())),
-        )
+    def from_json(cls, values: dict[str, Any], *, where: object = "the evaluation") -> "Evaluation":
+        """From what `to_json` gave; a measure that it does not know of is None.
+
+        Args:
+            values: plain ones.
+            where: they are from, to be named.
+
+        Raises:
+            ToxmemError: they make no evaluation, saying why.
+        """
+        found = record(cls, values, where)
+        check_evaluation(found, where)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file."""
@@ -234,5 +234,28 @@ class Evaluation(Displayed):
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read what `save` wrote."""
-        return cls.from_json(read_json(Path(path)))
+        """Read what `save` wrote.
+
+        Raises:
+            ToxmemError: missing, damaged, or something else.
+        """
+        return cls.from_json(read_json(Path(path)), where=path)
+
+
+def check_evaluation(evaluation: Evaluation, where: object) -> None:
+    """Refuse what no evaluation says.
+
+    Raises:
+        ToxmemError: naming it.
+    """
+    protocol = evaluation.protocol
+    if not evaluation.rows:
+        raise ToxmemError(f"{where} is damaged: it has no rows")
+    if lacking := [name for name in _PROTOCOL if name not in protocol]:
+        raise ToxmemError(f"{where} is damaged: its protocol lacks {', '.join(lacking)}")
+    if str(protocol["headline"]) not in MEASURES:
+        raise ToxmemError(f"{where} is damaged: no measure {protocol['headline']!r}")
+    if any("edit" not in one for one in evaluation.agreement):
+        raise ToxmemError(f"{where} is damaged: an agreement of judges without its edit")
+    for one in {row.edit for row in evaluation.rows}:
+        evaluation.judges(one)

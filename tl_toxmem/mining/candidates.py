@@ -8,13 +8,14 @@ an object with `text` and `toxicity`. It may also have `id`, `source` (default: 
 import csv
 import hashlib
 import io
-import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.reading import parse_json
 
 HUB = "hub:"
 FORMATS = (".jsonl", ".csv", ".tsv", f"{HUB}NAME@REVISION[:SPLIT]")
@@ -130,9 +131,12 @@ def _number(value: Any, where: str) -> float | None:
     if value is None or value == "":
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ToxmemError(f"{where}: the toxicity {value!r} is no number") from None
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not math.isfinite(number):
+        raise ToxmemError(f"{where}: the toxicity {value!r} is no number")
+    return number
 
 
 def _json_rows(text: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,8 +145,8 @@ def _json_rows(text: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line, broken=True)
+        except ValueError as error:
             raise ToxmemError(f"{place}, line {number}: no JSON ({error})") from None
         if not isinstance(row, dict):
             raise ToxmemError(f"{place}, line {number}: a JSON {type(row).__name__}, not an object")
@@ -153,6 +157,9 @@ def _csv_rows(text: str, place: str, delimiter: str = ",") -> Iterator[tuple[str
     csv.field_size_limit(_FIELD_LIMIT)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ToxmemError(f"{place}, line 1: the header names {twice[0]!r} twice")
         for row in reader:
             if None in row:
                 raise ToxmemError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_toxmem.certify import library_versions
+from tl_toxmem.config import shown_name
 from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.locking import one_writer
@@ -175,7 +176,7 @@ def _settings(
     config = cfg.model_dump(mode="json")
     return {
         "model": {
-            "name": model.name,
+            "name": shown_name(model.name),
             "sha256": None if model.source is None else fingerprint(model.source),
             "host": model.host.kind,
             "dtype": precision_name(model.dtype),

@@ -62,6 +62,21 @@ def check_folder(folder: Path) -> None:
         raise ToxmemError(f"{folder} is not empty and is no folder of mining: give another --out")
 
 
+def check_place(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The settings that a folder was begun with, and those that it is done with; None where there are none.
+
+    Raises:
+        ToxmemError: a file, a folder with something else in it, or damaged settings.
+    """
+    check_folder(folder)
+    begun = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
+    is_done = (folder / DONE).exists()
+    done = read_json(folder / DONE).get("settings") if is_done else None
+    if is_done and not isinstance(done, dict):
+        raise ToxmemError(f"{folder / DONE} is damaged: it has no settings")
+    return begun, done
+
+
 def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[str, Any]) -> bool:
     """Begin a folder that is there, or go on with one; whether it is already done.
 
@@ -73,11 +88,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any], everything: Mapping[s
     Raises:
         ToxmemError: see `check_folder`; or a folder of other settings.
     """
-    check_folder(folder)
-    if (folder / SETTINGS).exists():
-        _refuse_other(folder, read_json(folder / SETTINGS), settings, "was begun with")
-    if (folder / DONE).exists():
-        done = read_json(folder / DONE)["settings"]
+    begun, done = check_place(folder)
+    if begun is not None:
+        _refuse_other(folder, begun, settings, "was begun with")
+    if done is not None:
         hint = f"give another --out, or remove {DONE} to choose anew from the same samples"
         _refuse_other(folder, done, everything, "is done with", hint)
         return True
@@ -95,6 +109,13 @@ def _refuse_other(
     hint: str = "give another --out",
 ) -> None:
     ours = json.loads(json.dumps(ours))  # as it is read back
-    names = [name for name in ours if theirs.get(name) != ours[name]]
+    names = [name for name in ours if _content(theirs.get(name)) != _content(ours[name])]
     if names:
         raise ToxmemError(f"{folder} {verb} another {', '.join(names)}: {hint}")
+
+
+def _content(setting: Any) -> Any:
+    """A setting without names of files and folders: a model is known by its hash, wherever it lies."""
+    if isinstance(setting, dict) and "sha256" in setting:
+        return {name: value for name, value in setting.items() if name != "name"}
+    return setting

@@ -1,7 +1,7 @@
 """What mining found: prompts, their benign matches, and a table of what was dropped and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,28 @@ import pandas as pd
 
 from tl_toxmem.display import Display, Displayed, Table
 from tl_toxmem.errors import ToxmemError
-from tl_toxmem.files import read_json, sha256_file, write_bytes, write_json
+from tl_toxmem.files import read_json, read_lines, sha256_file, write_bytes, write_json
 from tl_toxmem.mining.parts import DONE
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import record
 from tl_toxmem.resume import digest_of
 
 PROMPTS, BENIGN = "prompts.jsonl", "benign.jsonl"
-_FIELDS = ("drops", "counts", "rates", "kept_by_share", "settings")
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What `mining.json` has (see `Mined`)."""
+
+    drops: dict[str, int]
+    counts: dict[str, int]
+    rates: dict[str, float]
+    kept_by_share: dict[str, int]
+    settings: dict[str, Any]
+
+
+_TABLES = tuple(field.name for field in fields(_Tables))
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +90,7 @@ class Mined(Displayed):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / PROMPTS, self.prompts.to_jsonl().encode())
         write_bytes(folder / BENIGN, self.benign.to_jsonl().encode())
-        values = {name: dict(getattr(self, name)) for name in _FIELDS}
+        values = {name: dict(getattr(self, name)) for name in _TABLES}
         values["outputs"] = {name: sha256_file(folder / name) for name in (PROMPTS, BENIGN)}
         write_json(folder / DONE, {"sha256": digest_of(values), **values})
 
@@ -90,25 +104,31 @@ class Mined(Displayed):
         folder = Path(folder)
         values = read_json(folder / DONE)
         recorded = values.pop("sha256", None)
-        del values["format_version"]
-        outputs = values.get("outputs", {})
-        files = {name: folder / name for name in (PROMPTS, BENIGN) if name in outputs}
-        lacking = [name for name, file in files.items() if not file.is_file()]
-        if lacking:
-            raise ToxmemError(
-                f"{folder / lacking[0]} is missing: remove {folder / DONE} to make it anew"
-            )
-        changed = [name for name, file in files.items() if sha256_file(file) != outputs[name]]
-        if recorded not in (None, digest_of(values)):
-            changed.append(DONE)
-        if changed or not set(_FIELDS) <= set(values):
-            raise ToxmemError(
-                f"{folder / (changed or [DONE])[0]} was changed since it was made: remove {folder / DONE} to choose "
-                "anew from the same samples"
-            )
-        benign = (folder / BENIGN).read_text(encoding="utf-8").strip()
+        values.pop("format_version", None)
+        tables = record(_Tables, {name: values.get(name) for name in _TABLES}, folder / DONE)
+        _check_unchanged(folder, values, recorded)
+        some = any(line.strip() for line in read_lines(folder / BENIGN, "benign prompts"))
         return cls(
             prompts=PromptSet.read(folder / PROMPTS),
-            benign=PromptSet.read(folder / BENIGN) if benign else PromptSet(()),
-            **{name: values[name] for name in _FIELDS},
+            benign=PromptSet.read(folder / BENIGN) if some else PromptSet(()),
+            **{name: getattr(tables, name) for name in _TABLES},
+        )
+
+
+def _check_unchanged(folder: Path, values: dict[str, Any], recorded: str | None) -> None:
+    """Hold the files of a mining against the hashes that were recorded."""
+    outputs = values.get("outputs", {})
+    files = {name: folder / name for name in (PROMPTS, BENIGN) if name in outputs}
+    lacking = [name for name, file in files.items() if not file.is_file()]
+    if lacking:
+        raise ToxmemError(
+            f"{folder / lacking[0]} is missing: remove {folder / DONE} to make it anew"
+        )
+    changed = [name for name, file in files.items() if sha256_file(file) != outputs[name]]
+    if recorded not in (None, digest_of(values)):
+        changed.append(DONE)
+    if changed:
+        raise ToxmemError(
+            f"{folder / changed[0]} was changed since it was made: remove {folder / DONE} to choose anew from the same "
+            "samples"
         )

@@ -18,11 +18,13 @@ from transformers import (
 )
 
 from tl_toxmem.config import DEMO, is_local
+from tl_toxmem.contained import check_contained, read_object, readable
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 from tl_toxmem.model.shell import shell
 from tl_toxmem.precision import check_device
 from tl_toxmem.sites import Architecture, architecture
+from tl_toxmem.weights import WeightFiles
 
 HUB_FILES = (
     "*.json",
@@ -118,16 +120,29 @@ def read_architecture(source: Source) -> Architecture:
     Raises:
         ToxmemError: no config.json, or an architecture that is not supported.
     """
-    if not (source.folder / "config.json").is_file():
-        inside = source.folder / "7_checkpoint"
+    return architecture(read_config(source).model_type, where=source.name)
+
+
+def read_config(source: Source) -> Any:
+    """The configuration of a checkpoint folder whose files do not lead out of it.
+
+    Raises:
+        ToxmemError: none, damaged, of an architecture that is not supported, or a folder that leads elsewhere.
+    """
+    folder = source.folder
+    if not (folder / "config.json").is_file():
+        inside = folder / "7_checkpoint"
         hint = f"; of a run folder, give {inside}" if inside.is_dir() else ""
         raise ToxmemError(f"{source.name} is no model folder: it has no config.json{hint}")
-    try:
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ToxmemError(f"{source.name}: config.json cannot be read ({reason})") from None
-    return architecture(config.model_type, where=source.name)
+    check_contained(folder)
+    kind = read_object(folder / "config.json").get("model_type")
+    if not isinstance(kind, str):
+        raise ToxmemError(f"{source.name}: config.json cannot be read (it has no model_type)")
+    architecture(kind, where=source.name)
+    with readable(f"{source.name}: config.json"):
+        return AutoConfig.from_pretrained(  # nosec B615 # a folder, never the hub
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -137,25 +152,25 @@ def load_hf(source: Source, *, dtype: torch.dtype, device: str) -> PreTrainedMod
         ToxmemError: missing or damaged weights, or weights that do not fit the configuration.
     """
     place = check_device(device, dtype)
-    read_architecture(source)
+    config = read_config(source)
+    arch, n_layers = architecture(config.model_type, where=source.name), config.num_hidden_layers
     if not list(source.folder.glob("*.safetensors")):
         raise ToxmemError(
             f"{source.name} has no .safetensors weights (pickled .bin files are not opened)"
         )
-    from safetensors import SafetensorError
-
-    try:
+    last = arch.w_out.format(layer=n_layers - 1)
+    if last not in WeightFiles(source.folder):
+        raise ToxmemError(f"{source.name}: weights missing or of another shape: {last}")
+    with readable(f"{source.name}: the weights"):
         loader: Any = AutoModelForCausalLM  # its return type depends on output_loading_info
         hf, info = loader.from_pretrained(
             source.folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ToxmemError(f"{source.name}: the weights cannot be read ({reason})") from None
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
         raise ToxmemError(
@@ -177,12 +192,20 @@ def load_tokenizer(source: Source, *, d_vocab: int) -> PreTrainedTokenizerBase:
         raise ToxmemError(
             f"{source.name} has no tokenizer files ({names}): save the tokenizer there, or give tokenizer="
         )
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ToxmemError(f"{source.name}: the tokenizer cannot be read ({reason})") from None
+    tokenizer = read_tokenizer(source.folder, where=source.name)
     return check_tokenizer(tokenizer, d_vocab=d_vocab, where=f"the tokenizer of {source.name}")
+
+
+def read_tokenizer(folder: Path, *, where: str) -> Any:
+    """The tokenizer of a folder, as plain transformers reads it.
+
+    Raises:
+        ToxmemError: damaged.
+    """
+    with readable(f"{where}: the tokenizer"):
+        return AutoTokenizer.from_pretrained(  # nosec B615 # a folder, never the hub
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def check_tokenizer(tokenizer: Any, *, d_vocab: int, where: str) -> PreTrainedTokenizerBase:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from tl_toxmem.attribute import METHODS, NeuronScores, attribute_neurons
 from tl_toxmem.cards import neuron_cards
 from tl_toxmem.comparison import compare, make_material
-from tl_toxmem.config import BY_TEXTS, DEMO, RunConfig, stage_hash
+from tl_toxmem.config import BY_TEXTS, RunConfig, shown_name, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
@@ -130,9 +129,8 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     values = read_json(folder.artefact("select"))
     chosen = NeuronSet.from_json(values["selected"])
     deletion = law_of(values["law"], scores, of=chosen)(chosen)
-    name = cfg.model if cfg.model == DEMO else Path(cfg.model).name
     provenance = {
-        "base_model": name,
+        "base_model": shown_name(cfg.model),
         "config_hash": stage_hash(cfg, "delete", labelled=inputs.hashes.get("labelled")),
         "host": model.host.kind,
     }

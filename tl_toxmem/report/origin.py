@@ -1,8 +1,10 @@
 """Where the numbers come from: the certificate of the exported folder, what was run, and the hashes of all files."""
 
+from tl_toxmem.config import shown_name
 from tl_toxmem.report.blocks import Details, Paragraph, Section, facts
 from tl_toxmem.report.neurons import law_text
 from tl_toxmem.report.results import Results
+from tl_toxmem.store import ARTEFACTS
 from tl_toxmem.trace import Trace
 
 
@@ -20,7 +22,7 @@ def certificate_section(results: Results) -> Section:
         else Paragraph(f"Not passed: {certificate.problem()}. {compared}", "warn")
     )
     again = Paragraph(
-        "Repeat it:", "soft", code=f"tl-toxmem verify {results.folder.artefact('export')}"
+        "Repeat it in this folder:", "soft", code=f"tl-toxmem verify {ARTEFACTS['export']}"
     )
     return Section(
         "certificate",
@@ -45,7 +47,7 @@ def _compared(results: Results) -> list[tuple[str, str]]:
         ("greedy continuations identical", f"{same} of {n}"),
         ("largest effect against base", f"{certificate.max_abs_logprob_effect:.3g} nats"),
         ("host", certificate.host),
-        ("base model", certificate.base_model),
+        ("base model", shown_name(certificate.base_model)),
     ]
 
 
@@ -67,7 +69,7 @@ def _run(results: Results) -> list[tuple[str, str]]:
     )
     benign = "" if trace.benign is None else f" and {len(trace.benign.prompt_ids)} benign ones"
     return [
-        ("model", cfg.model),
+        ("model", shown_name(cfg.model)),
         ("host", f"TransformerLens {certificate.versions['transformer-lens']}, {certificate.host}"),
         ("precision and device", f"{cfg.dtype}, {cfg.device}"),
         ("prompts", f"{len(prompts.find)} to find, {len(prompts.report)} to report (disjoint)"),

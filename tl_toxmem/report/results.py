@@ -8,7 +8,7 @@ from typing import Any
 from tl_toxmem.attribute import NeuronScores
 from tl_toxmem.certificate import Certificate
 from tl_toxmem.comparison import Comparison
-from tl_toxmem.config import RunConfig
+from tl_toxmem.config import RunConfig, shown_name
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
 from tl_toxmem.files import read_json
@@ -85,4 +85,4 @@ def read_results(folder: RunFolder) -> Results:
 
 def model_name(cfg: RunConfig) -> str:
     """A model's name without the folders that it lies in."""
-    return Path(cfg.model).name or cfg.model
+    return Path(shown_name(cfg.model)).name

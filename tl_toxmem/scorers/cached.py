@@ -20,6 +20,7 @@ from tl_toxmem.checks import list_of_texts
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import check_version, write_bytes
+from tl_toxmem.reading import parse_json
 from tl_toxmem.scorers.protocol import ToxicityScorer, check_scores
 
 _CHUNK = 1024
@@ -141,7 +142,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
 def _parsed(line: bytes) -> Any:
     """A line's values; None if it is no JSON."""
     try:
-        return json.loads(line)
+        return parse_json(line.decode())
     except ValueError:
         return None
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from tl_toxmem.contained import check_contained, readable
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import sha256_file
 from tl_toxmem.scorers.built_late import BuiltLate
 from tl_toxmem.scorers.checkpoint import check_checkpoint, fill, open_checkpoint
-from tl_toxmem.scorers.classifier import Classifier, brief, fit_tokenizer
+from tl_toxmem.scorers.classifier import Classifier, fit_tokenizer
 from tl_toxmem.scorers.hashes import config_sha256
 from tl_toxmem.scorers.published import download, published_file
 
@@ -96,16 +97,12 @@ class DetoxifyScorer(BuiltLate):
         model_class: Any = getattr(transformers, model_name)
         tokenizer_class: Any = getattr(transformers, tokenizer_name)
         local = self._config_folder is not None
-        try:
+        with readable(f"{self.name}: the configuration or tokenizer in {source}"):
             # `num_classes` may exceed the labels: `unbiased` has 9 identities after its 7.
             config = model_class.config_class.from_pretrained(
                 source, num_labels=n_classes, local_files_only=local
             )
             tokenizer = tokenizer_class.from_pretrained(source, local_files_only=local)
-        except (OSError, ValueError, KeyError) as error:
-            raise ToxmemError(
-                f"cannot read the configuration and tokenizer of {self.name} in {source}: {brief(error)}"
-            ) from None
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
             return model_class(config), tokenizer
 
@@ -122,3 +119,4 @@ def check_config_folder(folder: Path) -> None:
             f"{folder} lacks config.json or a tokenizer file: give the checkpoint's configuration and "
             f"tokenizer folder as detoxify:FILE.ckpt@FOLDER"
         )
+    check_contained(folder)

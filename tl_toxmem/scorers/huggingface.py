@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tl_toxmem.contained import check_contained, readable
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.scorers.built_late import BuiltLate
 from tl_toxmem.scorers.checkpoint import check_keys
@@ -64,25 +65,21 @@ class HuggingFaceScorer(BuiltLate):
         self._facts = self._inspect(folder)
         config = self._config(folder)
         import transformers
-        from safetensors import SafetensorError
 
         loader: Any = transformers.AutoModelForSequenceClassification
         tokenizers: Any = transformers.AutoTokenizer
-        try:
-            with torch.random.fork_rng(devices=[]):
-                model, info = loader.from_pretrained(
-                    folder,
-                    dtype=torch.float32,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=bool(list(folder.glob(_SAFE))),
-                    output_loading_info=True,
-                )
+        with readable(f"{where} in {folder}"), torch.random.fork_rng(devices=[]):
+            model, info = loader.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=bool(list(folder.glob(_SAFE))),
+                output_loading_info=True,
+            )
             tokenizer = tokenizers.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ToxmemError(f"{where} cannot be loaded from {folder}: {brief(error)}") from None
         check_keys(info["missing_keys"], info["unexpected_keys"], where=where)
         fit_tokenizer(tokenizer, model, where=str(folder))
         column = pick_label(_labels(config), self._label, where=where)
@@ -114,10 +111,9 @@ class HuggingFaceScorer(BuiltLate):
         import transformers
 
         configs: Any = transformers.AutoConfig
-        try:
+        check_contained(folder)
+        with readable(f"{self.name}: config.json"):
             return configs.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ToxmemError(f"{self.name}: config.json cannot be read ({brief(error)})") from None
 
     def _fetch(self) -> Path:
         """The hub's files in its cache: safetensors, or what is pickled if there are none and it is trusted."""
@@ -129,9 +125,10 @@ class HuggingFaceScorer(BuiltLate):
         )
 
         try:
-            folder = Path(
-                hub.snapshot_download(self._source, allow_patterns=[*_CONFIG_FILES, _SAFE])
-            )
+            # Safetensors alone, no code is run, and the commit is told in the provenance.
+            patterns = [*_CONFIG_FILES, _SAFE]
+            found = hub.snapshot_download(self._source, allow_patterns=patterns)  # nosec B615
+            folder = Path(found)
             if not list(folder.glob(_SAFE)):
                 if not self._trust:
                     raise ToxmemError(_no_pickle(self.name))
@@ -150,7 +147,7 @@ class HuggingFaceScorer(BuiltLate):
 
 
 def _labels(config: Any) -> list[str]:
-    return [str(config.id2label[i]) for i in range(config.num_labels)]
+    return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
 
 
 def _no_pickle(name: str) -> str:

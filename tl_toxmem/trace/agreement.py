@@ -74,17 +74,6 @@ class Robustness:
         """Plain values, for the header of a trace file."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Robustness":
-        """What `to_json` gave."""
-        profiles = []
-        for v in values["profiles"]:
-            agreement = Estimate(**v["agreement"])
-            profiles.append(
-                Profile(v["varied"], v["name"], v["site"], tuple(v["effect"]), agreement)
-            )
-        return cls(values["place"], tuple(profiles))
-
 
 def rank_agreement(
     first: Float[Tensor, "prompt layer"], second: Float[Tensor, "prompt layer"], *, seed: int

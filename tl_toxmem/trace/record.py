@@ -1,6 +1,6 @@
 """`Trace`: causal effects of every state, per prompt; saved traces load without the model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from tl_toxmem.config import Metric
 from tl_toxmem.display import Display, Displayed
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import read_tensors, write_tensors
+from tl_toxmem.reading import check_tensors, record
 from tl_toxmem.trace.agreement import Robustness
 from tl_toxmem.trace.metrics import SIGN
 from tl_toxmem.trace.question import Answer, answer
@@ -26,18 +27,25 @@ Figure = Literal["tokens", "layers", "classes", "severed", "shares", "robustness
 FIGURES: tuple[Figure, ...] = get_args(Figure)
 KIND = "trace"
 _TENSORS = ("clean", "corrupted", "restored", "parts", "exact", "n_restored")
-_WORDS = (
-    "sites",
-    "metrics",
-    "metric",
-    "prompt_ids",
-    "words",
-    "subjects",
-    "corruption",
-    "noise",
-    "n_noise",
-    "seed",
-)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The fields of a trace that are no tensors (see `Trace`)."""
+
+    sites: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    metric: Metric
+    prompt_ids: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+    subjects: tuple[tuple[int, int], ...]
+    corruption: str
+    noise: float
+    n_noise: int
+    seed: int
+
+
+_WORDS = tuple(field.name for field in fields(_Words))
 
 
 @dataclass(frozen=True, repr=False)
@@ -239,20 +247,42 @@ class Trace(Displayed):
         benign = None
         if "benign" in meta:
             absent = [name for name in _TENSORS if f"benign.{name}" not in tensors]
-            if absent or set(_WORDS) - set(meta["benign"]):
-                raise ToxmemError(f"{path} is damaged: its benign trace is not whole")
-            others: dict[str, Any] = {name: tensors[f"benign.{name}"] for name in _TENSORS}
-            benign = cls(**others, **_plain_words(meta["benign"]))
-        robustness = Robustness.from_json(meta["robustness"]) if "robustness" in meta else None
-        own: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-        return cls(**own, **_plain_words(meta), benign=benign, robustness=robustness)
+            if absent:
+                raise ToxmemError(f"{path} is damaged: its benign trace lacks {', '.join(absent)}")
+            others = {name: tensors[f"benign.{name}"] for name in _TENSORS}
+            benign = cls(**_checked(others, meta["benign"], path))
+        robustness = record(Robustness, meta["robustness"], path) if "robustness" in meta else None
+        own = _checked({name: tensors[name] for name in _TENSORS}, meta, path)
+        return cls(**own, benign=benign, robustness=robustness)
 
 
-def _plain_words(meta: dict[str, Any]) -> dict[str, Any]:
-    """The fields that are no tensors, with JSON's lists as the tuples that they were."""
-    values = {name: meta[name] for name in _WORDS}
-    for name in ("sites", "metrics", "prompt_ids"):
-        values[name] = tuple(values[name])
-    for name in ("words", "subjects"):
-        values[name] = tuple(tuple(inner) for inner in values[name])
-    return values
+def _checked(tensors: dict[str, Tensor], meta: Any, path: object) -> dict[str, Any]:
+    """The fields of a trace, once words and tensors are known to fit each other."""
+    words = record(_Words, meta, path)
+    n_metrics, n_prompts = len(words.metrics), len(words.prompt_ids)
+    restored = tensors["restored"]
+    if restored.ndim != 5:
+        raise ToxmemError(f"{path} is damaged: restored has {restored.ndim} axes, not 5")
+    layers, width = restored.shape[3:]
+    cells = (n_prompts, len(words.sites), layers, width)
+    check_tensors(
+        tensors,
+        {
+            "clean": (n_metrics, n_prompts),
+            "corrupted": (n_metrics, n_prompts),
+            "restored": (n_metrics, *cells),
+            "parts": (n_metrics, n_prompts, 2, 4),
+            "exact": cells,
+            "n_restored": (len(words.sites), layers),
+        },
+        path,
+        whole=("n_restored",),
+        truth=("exact",),
+    )
+    spans = zip(words.words, words.subjects, strict=False)
+    fits = len(words.words) == len(words.subjects) == n_prompts and words.metric in words.metrics
+    if not fits or not all(0 <= start <= end <= len(text) <= width for text, (start, end) in spans):
+        raise ToxmemError(
+            f"{path} is damaged: its prompts, words and subjects do not fit each other"
+        )
+    return {**tensors, **{name: getattr(words, name) for name in _WORDS}}

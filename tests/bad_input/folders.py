@@ -1,0 +1,122 @@
+"""Run folders and mining folders that were tampered with, and judges' files."""
+
+import json
+
+from bad_input.case import DEMO, STAGES, Case, Link, change_json
+
+_RUN = {"run": "run"}
+_PROVENANCE, _CONFIG, _PROMPTS = "run/provenance.json", "run/config.toml", "run/1_prompts.jsonl"
+
+
+def provenance(**values):
+    """Change what a run folder says of itself."""
+    return lambda folder: change_json(folder / _PROVENANCE, **values)
+
+
+CASES = [
+    Case(f"folder-{name}", "run run", says, files, good=_RUN, spoil=spoil)
+    for name, files, spoil, says in (
+        ("provenance-empty", {_PROVENANCE: b""}, None, "is damaged"),
+        ("provenance-list", {_PROVENANCE: "[]"}, None, "not a JSON object"),
+        ("provenance-deep", {_PROVENANCE: "[" * 100_000}, None, "nested too deeply"),
+        ("provenance-binary", {_PROVENANCE: bytes(range(256))}, None, "is damaged"),
+        ("provenance-newer", {}, provenance(format_version=99), "has format version 99"),
+        ("provenance-no-version", {}, provenance(format_version=...), "has format version None"),
+        ("provenance-no-outputs", {}, provenance(outputs=...), "lacks outputs"),
+        ("other-prompts", {}, provenance(inputs={"prompts": "0"}), "other content of"),
+        ("other-versions", {}, provenance(versions={}), "another version of"),
+        ("prompts-changed", {}, lambda f: (f / _PROMPTS).write_text("{}"), "was changed since it was made"),
+        ("prompts-folder", {}, lambda f: ((f / _PROMPTS).unlink(), (f / _PROMPTS).mkdir()), "was changed since"),
+        ("config-damaged", {_CONFIG: b"["}, None, "is no TOML"),
+        ("config-unknown", {_CONFIG: 'model = "demo"\nout = "run"\nnew = 3'}, None, "new: unknown setting"),
+        ("config-other-model", {_CONFIG: 'model = "./nowhere"\nout = "run"'}, None, "no model folder"),
+    )
+]  # fmt: skip
+CASES += [
+    Case("folder-config-empty", "run run", "give --model", {_CONFIG: b""}, code=2, good=_RUN),
+    Case(
+        "folder-no-config",
+        "run run",
+        "no configuration file",
+        good=_RUN,
+        spoil=lambda f: (f / _CONFIG).unlink(),
+    ),
+    Case("folder-other-seed", "run run --set split.seed=3", "another configuration", good=_RUN),
+    Case("folder-other-dtype", "run run --dtype float64", "another configuration", good=_RUN),
+]
+CASES += [
+    Case(f"out-{name}-{command}", f"{command} {DEMO}", says, files)
+    for command in STAGES
+    for name, files, says in (
+        ("is-a-file", {"out": b"x"}, "out"),
+        ("has-other-things", {"out/x": b"x"}, "out is not empty and is no run folder"),
+    )
+]
+CASES += [
+    Case("out-below-a-file", "run --model demo --out file/out", "file is a file", {"file": b"x"}),
+]
+_SETTINGS = "mined/settings.json"
+_MINE = "mine --model demo --candidates c.jsonl --out mined --set min_tokens=1"
+_ONE = {"c.jsonl": '{"prompt": "the town"}'}
+_JUDGE = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+          "intermediate_size": 8, "vocab_size": 9, "id2label": {"0": "other", "1": "toxic"},
+          "label2id": {"other": 0, "toxic": 1}}  # fmt: skip
+
+
+def _config(**values):
+    return json.dumps({**_JUDGE, **values})
+
+
+CASES += [
+    Case(f"judge-{name}", f"run {DEMO} --scorer {given}", says, files, spoil=spoil)
+    for name, given, says, files, spoil in (
+        ("unknown", "perspective", "unknown scorer 'perspective'", {}, None),
+        ("empty-detoxify", "detoxify:", "unknown scorer", {}, None),
+        ("empty-hf", "hf:", "unknown scorer", {}, None),
+        ("no-label", "hf:./j#", "unknown scorer", {}, None),
+        ("missing", "detoxify:nowhere.ckpt", "no Detoxify checkpoint", {}, None),
+        ("folder", "detoxify:j.ckpt", "no Detoxify checkpoint", {"j.ckpt": None}, None),
+        ("no-hash", "detoxify:j.ckpt", "does not carry its SHA-256", {"j.ckpt": b"x"}, None),
+        ("other-hash", "detoxify:j-00000000.ckpt", "its SHA-256 begins", {"j-00000000.ckpt": b"x"}, None),
+        ("no-config", "detoxify:j-2d711642.ckpt", "lacks config.json", {"j-2d711642.ckpt": b"x"}, None),
+        ("config-elsewhere", "detoxify:j-2d711642.ckpt@nowhere", "lacks config.json", {"j-2d711642.ckpt": b"x"}, None),
+        ("no-folder", "hf:./nowhere", "no model folder at ./nowhere", {}, None),
+        ("empty-folder", "hf:./j", "has no config.json", {"j": None}, None),
+        ("config-no-json", "hf:./j", "config.json", {"j/config.json": "{"}, None),
+        ("config-list", "hf:./j", "config.json", {"j/config.json": "[]"}, None),
+        ("config-deep", "hf:./j", "config.json", {"j/config.json": "[" * 100_000}, None),
+        ("config-odd-labels", "hf:./j", "config.json", {"j/config.json": _config(id2label=3)}, None),
+        ("config-odd-label", "hf:./j", "config.json", {"j/config.json": _config(id2label={"a": "toxic"})}, None),
+        ("config-odd-width", "hf:./j", "config.json", {"j/config.json": _config(hidden_size="wide")}, None),
+        ("config-unknown-type", "hf:./j", "config.json", {"j/config.json": _config(model_type="own")}, None),
+        ("other-label", "hf:./j#rude", "has no label 'rude'", {"j/config.json": _config()}, None),
+        ("regression", "hf:./j", "is a regression", {"j/config.json": _config(problem_type="regression")}, None),
+        ("no-weights", "hf:./j", "has no weights", {"j/config.json": _config()}, None),
+        ("pickle", "hf:./j", "pickled .bin files are not opened",
+         {"j/config.json": _config(), "j/pytorch_model.bin": b"\x80\x04."}, None),
+        ("names-weights", "hf:./j", "names its weights",
+         {"j/config.json": _config(transformers_weights="x.bin"), "j/model.safetensors": b""}, None),
+        ("adapter", "hf:./j", "has an adapter", {"j/config.json": _config(), "j/adapter_config.json": "{}"}, None),
+        ("shard-elsewhere", "hf:./j", "is no name of a file", {
+            "j/config.json": _config(), "j/model.safetensors.index.json": {"weight_map": {"a": "../x.safetensors"}},
+            "x.safetensors": b""}, None),
+        ("tokenizer-elsewhere", "hf:./j", "outside of the folder", {
+            "j/config.json": _config(), "j/tokenizer_config.json": {"vocab_file": "../x"}, "x": b""}, None),
+        ("vocabulary-elsewhere", "hf:./j", "a link out of its folder", {
+            "j/config.json": _config(), "j/vocab.txt": Link("../x"), "x": b""}, None),
+        ("remote-code", "hf:./j", "config.json", {
+            "j/config.json": _config(model_type="own", auto_map={"AutoConfig": "own.Own"}),
+            "j/own.py": "open('ran', 'w').close()"}, None),
+        ("not-there-on-the-hub", "hf:a/b/c/d", "no model folder", {}, None),
+        ("loop", "hf:./j", "./j", {"j": Link("j")}, None),
+    )
+]  # fmt: skip
+CASES += [
+    Case(f"mined-{name}", f"{_MINE}", says, {**_ONE, **files}, good={"mined": "mined"})
+    for name, files, says in (
+        ("settings-empty", {_SETTINGS: b""}, "is damaged"),
+        ("settings-deep", {_SETTINGS: "[" * 100_000}, "nested too deeply"),
+        ("settings-newer", {_SETTINGS: {"format_version": 9}}, "has format version 9"),
+        ("done-without-settings", {"mined/mining.json": {"format_version": 1}}, "mined"),
+    )
+]

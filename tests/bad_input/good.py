@@ -1,0 +1,50 @@
+"""The good things that cases begin with, made once: small, and without a forward pass where that can be."""
+
+import json
+from pathlib import Path
+
+PROMPTS = "".join(
+    json.dumps({"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"}) + "\n"
+    for i in range(12)
+)
+
+
+def make(folder: Path, model: Path) -> dict[str, Path]:
+    """By name: a model, the same in shards, an edited one with its delta, a certified one, a run and a mining folder.
+
+    Args:
+        folder: where they go.
+        model: a tiny checkpoint.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tl_toxmem import Deletion, LensModel, NeuronSet, export_checkpoint
+    from tl_toxmem.certify import library_versions
+    from tl_toxmem.config import make_config
+    from tl_toxmem.filebake import bake_checkpoint
+    from tl_toxmem.pipeline.inputs import read_inputs
+    from tl_toxmem.store import open_folder
+
+    sharded = folder / "sharded"
+    AutoModelForCausalLM.from_pretrained(model).save_pretrained(sharded, max_shard_size="100KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (sharded / name).write_bytes((model / name).read_bytes())
+    law = Deletion.zero(NeuronSet(((0, 1), (1, 2)), *_shape(model)))
+    bake_checkpoint(model, folder / "edited", law)
+    lens = LensModel.from_pretrained(model, dtype=torch.float32)
+    export_checkpoint(lens, law, folder / "certified", prompts=["Bob is a"])
+    cfg = make_config({"model": "demo", "out": str(folder / "run")})
+    inputs = read_inputs(cfg)
+    run = open_folder(cfg, inputs.hashes, versions=library_versions())
+    run.artefact("prompts").write_text(inputs.prompts.to_jsonl(), encoding="utf-8")
+    run.record("prompts")
+    mined = folder / "mined"
+    mined.mkdir()
+    (mined / "settings.json").write_text(json.dumps({"format_version": 1, "model": {}}))
+    return {"model": model, **{path.name: path for path in folder.iterdir()}}
+
+
+def _shape(model: Path) -> tuple[int, int]:
+    config = json.loads((model / "config.json").read_text())
+    return config["n_layer"], config["n_inner"] or 4 * config["n_embd"]

@@ -1,0 +1,123 @@
+"""A checkpoint folder may be somebody else's: what its files name must lie in it.
+
+Plain transformers follows an index to its shards, a tokenizer's configuration to its files and an adapter to its model,
+wherever they are; a link may stand for a file that is nobody's business, and would be copied into an export.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from tl_toxmem.errors import ToxmemError
+from tl_toxmem.reading import parse_json
+from tl_toxmem.weights import INDEX, SINGLE, model_files
+
+_PLAIN = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
+_OF_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    ImportError,
+    AssertionError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises of damaged files, by where it stumbles: it checks little of what it reads."""
+_SNAPSHOTS = "snapshots"
+"""In the hub's cache a folder there is one commit, and its files are links to the blobs beside."""
+
+
+def check_contained(folder: Path) -> None:
+    """Refuse a folder whose files lead out of it.
+
+    Links to weights are left alone: people keep large files elsewhere, and only tensors are ever read from them.
+
+    Raises:
+        ToxmemError: naming the file that does.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ToxmemError(
+            f"{folder} has an adapter (adapter_config.json): merge it into its model first"
+        )
+    if "transformers_weights" in read_object(folder / "config.json"):
+        raise ToxmemError(
+            f"{folder / 'config.json'} names its weights (transformers_weights): save them as {SINGLE}"
+        )
+    for key, value in read_object(folder / "tokenizer_config.json").items():
+        if key.endswith(("_file", "_files")):
+            for name in value if isinstance(value, list) else [value]:
+                _check_named(folder, str(name))
+    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        model_files(folder)
+    home = folder.resolve()
+    within = home.parent.parent if home.parent.name == _SNAPSHOTS else home
+    for pattern in _PLAIN:
+        for path in folder.glob(pattern):
+            if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(within):
+                raise ToxmemError(f"{path} is a link out of its folder: put the file itself there")
+
+
+def _check_named(folder: Path, name: str) -> None:
+    """A name of a file elsewhere that is not there can do no harm, and published tokenizers have such."""
+    if "\0" in name:
+        return
+    named = Path(name)
+    if named.is_absolute() or ".." in named.parts:
+        found = folder / named
+        if found.exists() and found.resolve().parent != folder.resolve():
+            raise ToxmemError(
+                f"{folder / 'tokenizer_config.json'} names {name!r}, which lies outside of the folder: take it out"
+            )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The values of a JSON file of a checkpoint; empty where there is none.
+
+    Raises:
+        ToxmemError: no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ToxmemError(f"{path.name} cannot be read ({path}: {error})") from None
+    if not isinstance(values, dict):
+        raise ToxmemError(f"{path.name} cannot be read ({path}: no JSON object)")
+    return values
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Say in one line that files of a checkpoint cannot be read by transformers.
+
+    Args:
+        what: such as `the tokenizer`, to be named.
+
+    Raises:
+        ToxmemError: in place of what transformers raised.
+    """
+    try:
+        yield
+    except ToxmemError:
+        raise
+    except _OF_DAMAGE as error:
+        raise ToxmemError(f"{what} cannot be read ({_brief(error)})") from None
+    except Exception as error:
+        if (
+            type(error) is not Exception
+        ):  # the tokenizers library has no class of its own for a damaged file
+            raise
+        raise ToxmemError(f"{what} cannot be read ({_brief(error)})") from None
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
