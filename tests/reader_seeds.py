@@ -1,5 +1,6 @@
 """Every reader of a file with a good file of it: what the fuzzer begins with, and what hypothesis spoils."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def evaluation():
         rows,
         protocol,
         (Example("Bob is a", " fool", " man", 0.9, 0.1),),
-        ({"edit": "none", **agreed.to_json()},),
+        ({"edit": "none", **json.loads(json.dumps(agreed.to_json()))},),
         ({"edit": "none", "task": "t", "values": {"acc": 0.5}},),
     )
 
