@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -69,7 +69,7 @@ def record(kind: type[T], values: Any, where: object) -> T:
         ToxmemError: fields that are missing, unknown or of another type, naming the first.
     """
     try:
-        made: T = _adapter(kind).validate_python(values)
+        made: T = _adapter(cast(Hashable, kind)).validate_python(values)
     except ValidationError as error:
         raise ToxmemError(f"{where} is damaged: {describe_validation(error)}") from None
     return made

@@ -279,10 +279,9 @@ class NeuronScores(Displayed):
             prefix = "verification."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             verification = Verification.from_parts(own, meta["verification"], path, shape=shape)
-        values = {name: getattr(words, name) for name in _WORDS}
-        return cls(
-            **values, verification=verification, **{name: tensors[name] for name in _TENSORS}
-        )
+        values: dict[str, Any] = {name: getattr(words, name) for name in _WORDS}
+        values |= {name: tensors[name] for name in _TENSORS}
+        return cls(**values, verification=verification)
 
 
 def _made_on(model: LensModel | None) -> dict[str, Any]:
