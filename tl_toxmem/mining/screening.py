@@ -23,6 +23,7 @@ from tl_toxmem.config.mine import MineConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.mining.candidates import Candidate, Candidates
 from tl_toxmem.model import LensModel
+from tl_toxmem.progress import track
 
 REASONS = (
     "empty",
@@ -67,7 +68,8 @@ def screen(
     asked: list[Asked] = []
     seen: set[str] = set()
     special = set(model.tokenizer.all_special_ids)
-    for one in sorted(candidates.items, key=lambda c: (c.text, c.source, c.id)):
+    in_order = sorted(candidates.items, key=lambda c: (c.text, c.source, c.id))
+    for one in track(in_order, "candidates", total=len(in_order)):
         text = one.text.strip()
         reason = _flaw(text)
         if reason is None:

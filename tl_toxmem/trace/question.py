@@ -155,9 +155,13 @@ def _share(estimate: Estimate) -> str:
 
 def _points(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return f"{100 * estimate.value:+.0f} points"
-    low, high = 100 * estimate.low, 100 * estimate.high
-    return f"{100 * estimate.value:+.0f} points, {low:+.0f} to {high:+.0f}"
+        return f"{_whole(estimate.value)} points"
+    return f"{_whole(estimate.value)} points, {_whole(estimate.low)} to {_whole(estimate.high)}"
+
+
+def _whole(share: float) -> str:
+    """In points, with a sign; no "-0"."""
+    return f"{round(100 * share) + 0:+d}"
 
 
 def _list(names: list[str]) -> str:
