@@ -230,7 +230,7 @@ def _contents(place: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(p for p in place.rglob("*") if p.is_file()):
         name = path.relative_to(place)
-        if name.parts[-2] not in _LOOSE:
+        if name.parent.name not in _LOOSE:
             found[str(name)] = path.read_bytes()
             continue
         entries = found.setdefault(str(name.parent), set())

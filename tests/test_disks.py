@@ -81,6 +81,8 @@ def test_a_disk_that_is_full_from_the_beginning(mounted):
 
 @pytest.mark.parametrize("command", ["run", "mine"])
 def test_a_folder_that_cannot_be_written_to(mounted, finished, command, tmp_path):
+    from tl_toxmem.model import demo_folder
+
     disk = mounted(ENOUGH)
     out = disk / "run"
     if command == "run":
@@ -88,7 +90,8 @@ def test_a_folder_that_cannot_be_written_to(mounted, finished, command, tmp_path
     before = contents(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     candidates = tmp_path / "c.jsonl"
-    candidates.write_text('{"prompt": "the town of Ulm is"}\n')
+    known = (demo_folder() / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    candidates.write_text("\n".join(known[:3]))
     args = {
         "run": ["run", out, "--set", "select.k=3"],
         "mine": ["mine", "--model", "demo", "--candidates", candidates, "--out", out],

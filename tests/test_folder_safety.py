@@ -238,7 +238,7 @@ def test_a_newer_version_is_refused_by_name_in_every_reader(copy, tmp_path):
     (tmp_path / "mined").mkdir()
     some = PromptSet.read(copy / "1_prompts.jsonl")
     Mined(some, some, {}, {}, {}, {}, {}).save(tmp_path / "mined")
-    NeuronSet(((0, 1),), 2, 4).save(tmp_path / "neurons.json")
+    NeuronSet(((0, 1),), 2, 4).write(tmp_path / "neurons.json")
     judge = load_scorer("profanity")
     readers = {
         copy / "1_prompts.jsonl": PromptSet.read,
@@ -253,7 +253,7 @@ def test_a_newer_version_is_refused_by_name_in_every_reader(copy, tmp_path):
         next((copy / "cache").iterdir()): lambda p: CachedScorer(judge, p.parent).score(["a"]),
         labelled: read_labelled,
         tmp_path / "mined" / "mining.json": lambda p: Mined.load(p.parent),
-        tmp_path / "neurons.json": NeuronSet.load,
+        tmp_path / "neurons.json": NeuronSet.read,
         shutil.copy(copy / "6_evaluation.json", tmp_path / "c.json"): Comparison.load,
     }
     for path, read in readers.items():

@@ -29,7 +29,7 @@ def test_killed_at_random_it_ends_in_the_same_bytes_and_leaves_nothing_else(tmp_
 
 
 def test_a_campaign_sees_what_is_lost(tmp_path):
-    """Work that is not safe: a file that is written in two parts, and one that is left behind."""
+    """Work that is not safe: what was written half is written on, and something is left behind."""
     from kill_campaign import campaign
 
     def careless(say):
@@ -37,11 +37,11 @@ def test_a_campaign_sees_what_is_lost(tmp_path):
         begun = Path("half").exists()
         with open("half", "a") as file:
             file.write("a")
-            file.flush()
-            with open("other", "w") as second:
-                second.write("b")
+        for i in range(3):
+            Path(f"other{i}").write_text("b")
         if begun:
-            Path("left").touch()
+            Path("left").write_text("c")
 
-    outcome = campaign(tmp_path, kills=4, seed=0, work=careless)
+    outcome = campaign(tmp_path, kills=10, seed=0, work=careless)
+    assert outcome.kills.total() == 10
     assert "half" in outcome.differ and "left" in outcome.orphans

@@ -202,7 +202,11 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The configuration that the folder belongs to; `out` is where the folder now is."""
-        return make_config({**read_toml(self.path / CONFIG), "out": str(self.path)})
+        values = {**read_toml(self.path / CONFIG), "out": str(self.path)}
+        try:
+            return make_config(values)
+        except ToxmemError as error:
+            raise ToxmemError(f"{self.path / CONFIG}: {error}") from None
 
 
 def hash_of(cfg: RunConfig, stage: str, inputs: Mapping[str, str]) -> str:
