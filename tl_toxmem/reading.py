@@ -107,7 +107,7 @@ def check_tensors(
     """
     for name, shape in shapes.items():
         if name not in tensors:
-            raise ToxmemError(f"{where} is damaged: it lacks {name}")
+            raise ToxmemError(f"{where} is damaged: it lacks {name!r}")
         found = tensors[name]
         kinds = (torch.int64,) if name in whole else (torch.bool,) if name in truth else _FLOATING
         if tuple(found.shape) != shape or found.dtype not in kinds:
