@@ -68,8 +68,9 @@ def record(kind: type[T], values: Any, where: object) -> T:
     Raises:
         ToxmemError: fields that are missing, unknown or of another type, naming the first.
     """
+    hashable: Any = kind  # to mypy a class is not
     try:
-        made: T = _adapter(kind).validate_python(values)
+        made: T = _adapter(hashable).validate_python(values)
     except ValidationError as error:
         raise ToxmemError(f"{where} is damaged: {describe_validation(error)}") from None
     return made
