@@ -128,13 +128,10 @@ def tampered(file, **changes):
     ("changes", "message"),
     [
         (lambda d: {"low_rank.1.V": torch.full((2, 32), torch.nan).double()}, "not finite"),
-        (
-            lambda d: {"low_rank.1.U": torch.ones(128, 3).double()},
-            "shapes that do not fit|Type-check",
-        ),
+        (lambda d: {"low_rank.1.U": torch.ones(128, 3).double()}, r"U is \[128, 3\] in float64"),
         (lambda d: {"low_rank.1.U": torch.ones(128, 2).double()}, "reads neurons that are not"),
         (lambda d: {"neurons": d.flip(0).contiguous()}, "neurons are not sorted and unique"),
-        (lambda d: {"gain": torch.ones(3).double()}, "finite values of gain|Type-check"),
+        (lambda d: {"gain": torch.ones(3).double()}, r"gain is \[3\] in float64"),
         (lambda d: {"neurons": torch.zeros(4)}, "damaged"),
     ],
 )
@@ -170,7 +167,7 @@ def test_loading_for_a_model(gpt2_folder, tmp_path):
         ToxmemError, match=r"is not the model .*c_proj.weight is another .*\(--force\)"
     ):
         Deletion.load(file, model=other)
-    assert Deletion.load(file, model=other, force=True).base.name == model.name
+    assert Deletion.load(file, model=other, force=True).base.name == gpt2_folder.name
 
 
 def test_places_that_cannot_be_written(tmp_path):

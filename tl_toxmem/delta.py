@@ -86,6 +86,7 @@ def load_deletion(path: Path) -> Deletion:
     pairs = [(layer, neuron) for layer, neuron in tensors["neurons"].tolist()]
     if pairs != sorted(set(pairs)):  # the numbers are in their order
         raise ToxmemError(f"{path} is damaged: its neurons are not sorted and unique")
+    added = _added(tensors, words.d_mlp, path)
     try:
         return Deletion(
             NeuronSet(tuple(pairs), words.n_layers, words.d_mlp),
@@ -94,7 +95,7 @@ def load_deletion(path: Path) -> Deletion:
             words.law,
             words.provenance,
             pre_gain=tensors["pre_gain"],
-            added=_added(tensors, words.d_mlp, path),
+            added=added,
             base=words.base,
         )
     except ToxmemError as error:
@@ -108,13 +109,12 @@ def _added(tensors: Mapping[str, Tensor], d_mlp: int, path: Path) -> dict[int, L
         layer, _, part = name.removeprefix(_LOW_RANK).partition(".")
         if not layer.isdecimal() or str(int(layer)) != layer or part not in _PARTS:
             raise ToxmemError(f"{path} is damaged: {name!r} is no part of a law")
-        own = {p: tensors.get(f"{_LOW_RANK}{layer}.{p}") for p in _PARTS}
-        found = {p: value for p, value in own.items() if value is not None}
-        rank, d_model = found["V"].shape if "V" in found and found["V"].ndim == 2 else (0, 0)
-        check_tensors(
-            found, {"U": (d_mlp, rank), "V": (rank, d_model), "constant": (d_model,)}, path
-        )
-        added[int(layer)] = LowRank(**found)
+        name_of = {p: f"{_LOW_RANK}{layer}.{p}" for p in _PARTS}
+        V = tensors.get(name_of["V"])
+        rank, d_model = V.shape if V is not None and V.ndim == 2 else (0, 0)
+        shapes = {"V": (rank, d_model), "U": (d_mlp, rank), "constant": (d_model,)}
+        check_tensors(tensors, {name_of[p]: shape for p, shape in shapes.items()}, path)
+        added[int(layer)] = LowRank(**{p: tensors[name_of[p]] for p in _PARTS})
     return added
 
 

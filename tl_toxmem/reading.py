@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -68,8 +68,9 @@ def record(kind: type[T], values: Any, where: object) -> T:
     Raises:
         ToxmemError: fields that are missing, unknown or of another type, naming the first.
     """
+    hashable: Any = kind  # to mypy a class is not
     try:
-        made: T = _adapter(cast(Hashable, kind)).validate_python(values)
+        made: T = _adapter(hashable).validate_python(values)
     except ValidationError as error:
         raise ToxmemError(f"{where} is damaged: {describe_validation(error)}") from None
     return made
@@ -107,7 +108,7 @@ def check_tensors(
     """
     for name, shape in shapes.items():
         if name not in tensors:
-            raise ToxmemError(f"{where} is damaged: it lacks {name}")
+            raise ToxmemError(f"{where} is damaged: it lacks {name!r}")
         found = tensors[name]
         kinds = (torch.int64,) if name in whole else (torch.bool,) if name in truth else _FLOATING
         if tuple(found.shape) != shape or found.dtype not in kinds:
