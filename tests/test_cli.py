@@ -297,7 +297,7 @@ def test_folders_that_are_no_gpt2(cli, tmp_path, file, gpt2_folder):
         (empty, ["no config.json"]),
         (tmp_path / "bert", ["'bert' model", "gpt2"]),
         (headless, ["no .safetensors weights"]),
-        (truncated, ["weights cannot be read"]),
+        (truncated, ["model.safetensors is damaged", "cut off"]),
     ):
         args = ["--model", folder, "--prompts", prompts, "--scorer", "profanity", "--out", out]
         refused(cli("run", *args), out, *words)

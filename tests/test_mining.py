@@ -327,14 +327,19 @@ def test_the_command(tmp_path, texts):
     done = run("mine", *args)
     assert done.exit_code == 0, done.output
     prompts = PromptSet.read(out / "prompts.jsonl")
-    rows = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[:3])
+    lines = [line.split() for line in done.stdout.splitlines()]
     dropped = f"-{48 - len(prompts)}"
-    assert rows == {"candidates": "48", "  not toxic enough": dropped, "kept": str(len(prompts))}
+    for row in (
+        ["candidates", "48"],
+        ["not", "toxic", "enough", dropped],
+        ["kept", str(len(prompts))],
+    ):
+        assert row in lines
     assert f"give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'}" in done.stdout
     assert mask_slurs(done.stdout) == done.stdout
     first = prompts.prompts[0]
     told = [first.prompt, *filter(None, [first.lead_in]), first.target]
-    assert f"  {mask_slurs(' | '.join(part.strip() for part in told))}\n" in done.stdout
+    assert all(mask_slurs(part.strip()) in done.stdout for part in told)
     again = run("mine", *args)
     assert again.exit_code == 0 and again.stdout == done.stdout
 
