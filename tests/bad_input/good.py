@@ -24,7 +24,7 @@ def make(folder: Path, model: Path) -> dict[str, Path]:
     from tl_toxmem.config import make_config
     from tl_toxmem.filebake import bake_checkpoint
     from tl_toxmem.pipeline.inputs import read_inputs
-    from tl_toxmem.store import open_folder
+    from tl_toxmem.pipeline.opening import open_folder
 
     sharded = folder / "sharded"
     AutoModelForCausalLM.from_pretrained(model).save_pretrained(sharded, max_shard_size="100KB")
