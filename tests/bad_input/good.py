@@ -37,8 +37,9 @@ def make(folder: Path, model: Path) -> dict[str, Path]:
     cfg = make_config({"model": "demo", "out": str(folder / "run")})
     inputs = read_inputs(cfg)
     run = open_folder(cfg, inputs.hashes, versions=library_versions())
-    run.artefact("prompts").write_text(inputs.prompts.to_jsonl(), encoding="utf-8")
-    run.record("prompts")
+    with run.making("prompts") as aside:
+        aside.artefact("prompts").write_text(inputs.prompts.to_jsonl(), encoding="utf-8")
+        run.commit("prompts", cfg, inputs.hashes, ["prompts"])
     mined = folder / "mined"
     mined.mkdir()
     (mined / "settings.json").write_text(json.dumps({"format_version": 1, "model": {}}))
