@@ -169,6 +169,9 @@ def _index_folder(folder: Path) -> None:
     (folder / _INDEX).mkdir()
 
 
+_PROMPTS = {"p.jsonl": "".join(
+    json.dumps({"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"}) + "\n" for i in range(12)
+)}  # fmt: skip
 CASES += [
     Case(f"index-{name}-{command}", args, says, files, good=_SHARDED, spoil=spoil)
     for command, args in (
@@ -187,7 +190,7 @@ CASES += [
         ("empty-map", None, {_INDEX: {"weight_map": {}}}, "has no weight_map"),
         ("deep", None, {_INDEX: "[" * 100_000}, "nested too deeply"),
         ("binary", None, {_INDEX: bytes(range(256))}, "index.json is damaged"),
-        ("folder", _index_folder, {}, "weights"),
+        ("folder", _index_folder, _PROMPTS, "weights"),
         ("lost-shard", _drop_shard, {}, "is missing, though"),
         ("dangling-shard", _shard_is(Link("nowhere")), {}, "is missing, though"),
         ("folder-as-shard", _shard_is(None), {}, "is missing, though"),
@@ -234,9 +237,6 @@ for command, args in (("run", _RUN), ("apply", _APPLY), ("trace", _RUN.replace("
             ("key-twice", b'{"model_type": "gpt2", "model_type": "llama"}', "'model_type' twice"),
         )
     ]
-_PROMPTS = {"p.jsonl": "".join(
-    json.dumps({"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"}) + "\n" for i in range(12)
-)}  # fmt: skip
 _LOADED = {
     "layers-many": (_config(n_layer=10**9), "weights missing or of another shape"),
     "layers-fewer-none": (_config(n_layer=0), "m"),

@@ -36,7 +36,8 @@ def make(folder: Path, model: Path) -> dict[str, Path]:
     export_checkpoint(lens, law, folder / "certified", prompts=["Bob is a"])
     cfg = make_config({"model": "demo", "out": str(folder / "run")})
     inputs = read_inputs(cfg)
-    run = open_folder(cfg, inputs.hashes, versions=library_versions())
+    (folder / "run").mkdir()
+    run = open_folder(cfg, inputs.hashes, versions=library_versions(), done=())
     with run.making("prompts") as aside:
         aside.artefact("prompts").write_text(inputs.prompts.to_jsonl(), encoding="utf-8")
         run.commit("prompts", cfg, inputs.hashes, ["prompts"])
