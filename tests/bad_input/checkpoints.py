@@ -190,7 +190,7 @@ CASES += [
         ("empty-map", None, {_INDEX: {"weight_map": {}}}, "has no weight_map"),
         ("deep", None, {_INDEX: "[" * 100_000}, "nested too deeply"),
         ("binary", None, {_INDEX: bytes(range(256))}, "index.json is damaged"),
-        ("folder", _index_folder, _PROMPTS, "weights"),
+        ("folder", _index_folder, _PROMPTS, "safetensors"),
         ("lost-shard", _drop_shard, {}, "is missing, though"),
         ("dangling-shard", _shard_is(Link("nowhere")), {}, "is missing, though"),
         ("folder-as-shard", _shard_is(None), {}, "is missing, though"),
