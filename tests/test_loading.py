@@ -226,7 +226,7 @@ def test_16_bit_checkpoints_in_any_precision(tiny_folder, host, stored):
         (lambda f: (f / "config.json").unlink(), "is no model folder: it has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "has no .safetensors weights"),
-        (lambda f: cut(f / "model.safetensors", -1000), "the weights cannot be read"),
+        (lambda f: cut(f / "model.safetensors", -1000), "its last tensor is cut off"),
     ],
     ids=[
         "tokenizer",
@@ -252,9 +252,7 @@ def test_a_missing_shard(host, gpt2_folder, tmp_path):
 
     folder = shard(gpt2_folder, tmp_path / "base")
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(
-        ToxmemError, match="cannot be read .No such file .*model-00002-of-00003.safetensors"
-    ):
+    with pytest.raises(ToxmemError, match="model-00002-of-00003.safetensors is missing, though"):
         LensModel.from_pretrained(folder, host=host)
 
 

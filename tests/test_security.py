@@ -202,6 +202,7 @@ def test_a_model_that_was_moved_is_the_same_to_mining(tmp_path):
     from tl_toxmem import ToxmemError
     from tl_toxmem.mining.parts import open_folder
 
+    (tmp_path / "out").mkdir()
     settings = {"model": {"name": "one", "sha256": "0"}}
     assert not open_folder(tmp_path / "out", settings, settings)
     moved = {"model": {"name": "/older/tl-toxmem/one", "sha256": "0"}}

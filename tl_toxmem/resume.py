@@ -64,7 +64,7 @@ def digest_of(values: Mapping[str, Any]) -> str:
 def _of_tensors(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        value = tensor.detach().cpu().contiguous()
+        value = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -118,6 +118,8 @@ class Mined(Displayed):
 def _check_unchanged(folder: Path, values: dict[str, Any], recorded: str | None) -> None:
     """Hold the files of a mining against the hashes that were recorded."""
     outputs = values.get("outputs", {})
+    if not isinstance(outputs, dict):
+        raise ToxmemError(f"{folder / DONE} is damaged: outputs is no object")
     files = {name: folder / name for name in (PROMPTS, BENIGN) if name in outputs}
     lacking = [name for name, file in files.items() if not file.is_file()]
     if lacking:
