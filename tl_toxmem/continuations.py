@@ -7,13 +7,15 @@ it) and on the sample's, so every edit of a model draws the same ones, whatever 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from tl_toxmem.config import EvaluateConfig
+from tl_toxmem.engine import spread
 from tl_toxmem.model import LensModel, Sampling
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 
@@ -54,29 +56,45 @@ def continue_prompts(
     """
     cut = cfg.max_prompt_tokens or model.n_ctx
     rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
-    n = 1 if cfg.greedy else cfg.n_continuations
-    sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
     keys = range(len(rows)) if streams is None else streams
-    tokens: list[list[list[int]]] = []
-    for batch in in_batches(rows, max(1, cfg.batch_size // n), description):
-        padded, mask = model.pad(batch)
-        places = keys[len(tokens) : len(tokens) + len(batch)]
-        seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
-        longer = model.generate(
-            padded,
-            mask,
-            max_new_tokens=cfg.max_new_tokens,
-            sampling=sampling,
-            seeds=torch.tensor(seeds, device=padded.device),
-            copies=n,
-        )
-        new = [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
-        tokens += [new[i : i + n] for i in range(0, len(new), n)]
-    texts = [
+    asked = list(zip(rows, keys, strict=True))
+    batches = batched(asked, prompts_at_once(cfg))
+    found = spread(model, partial(say, cfg=cfg), batches, description)
+    tokens = [own for some in found for own in some]
+    return Continuations(rows, tokens, decoded(model, tokens))
+
+
+def decoded(model: LensModel, tokens: list[list[list[int]]]) -> list[list[str]]:
+    """`[prompt][sample]` tokens as texts."""
+    return [
         [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
         for own in tokens
     ]
-    return Continuations(rows, tokens, texts)
+
+
+def prompts_at_once(cfg: EvaluateConfig) -> int:
+    """Prompts of a batch: each has all of its continuations there."""
+    return max(1, cfg.batch_size // (1 if cfg.greedy else cfg.n_continuations))
+
+
+def say(
+    model: LensModel, batch: Sequence[tuple[list[int], int]], *, cfg: EvaluateConfig
+) -> list[list[list[int]]]:
+    """`[prompt][sample]` tokens that the model says after some prompts, each with the number of its random numbers."""
+    n = 1 if cfg.greedy else cfg.n_continuations
+    sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
+    padded, mask = model.pad([row for row, _ in batch])
+    seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for _, i in batch for j in range(n)]
+    longer = model.generate(
+        padded,
+        mask,
+        max_new_tokens=cfg.max_new_tokens,
+        sampling=sampling,
+        seeds=torch.tensor(seeds, device=padded.device),
+        copies=n,
+    )
+    new = [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
+    return [new[i : i + n] for i in range(0, len(new), n)]
 
 
 def until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:

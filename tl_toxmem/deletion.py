@@ -250,7 +250,7 @@ class Deletion:
     @contextmanager
     def applied(self, model: LensModel) -> Iterator[LensModel]:
         """The model with the deletion in force; bit-identical to before when the block ends or raises."""
-        with model.hooks(self.hooks(model)):
+        with model.edited(self, self.hooks(model)):
             yield model
 
     def save(self, path: str | Path) -> None:

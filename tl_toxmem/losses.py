@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from tl_toxmem.engine import spread
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import next_token_log_probs
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 
 _BATCH = 32
 
@@ -23,13 +24,16 @@ def document_losses(
         model: any host; hooks that are attached act.
         rows: documents in tokens (see `encode_documents`).
     """
-    losses: list[float] = []
-    most = tokens_for_logits(model)
-    for batch in in_batches(rows, _BATCH, "neutral text", length=len, most=most):
-        tokens, mask = model.pad(batch)
-        found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
-        losses += (-found.double().sum(1)).tolist()
+    batches = batched(rows, _BATCH, length=len, most=tokens_for_logits(model))
+    losses = [loss for own in spread(model, _losses, batches, "neutral text") for loss in own]
     return np.array(losses), np.array([float(len(row) - 1) for row in rows])
+
+
+def _losses(model: LensModel, batch: list[list[int]]) -> list[float]:
+    tokens, mask = model.pad(batch)
+    found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
+    losses: list[float] = (-found.double().sum(1)).tolist()
+    return losses
 
 
 def perplexity_rise(

@@ -10,6 +10,8 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+Advance = Callable[[float], object]
+"""Called with the size of what was just done."""
 _DELAY_SECONDS = 1.0
 
 
@@ -23,7 +25,7 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
 
 
 @contextmanager
-def meter(description: str, total: float) -> Iterator[Callable[[float], object]]:
+def meter(description: str, total: float) -> Iterator[Advance]:
     """A bar for work whose pieces differ in size: call what it gives with the size of each piece that is done."""
     with tqdm(
         desc=description,
@@ -47,9 +49,28 @@ def in_batches(
     """Yield `items` in lists of at most `size` while a bar counts the lists.
 
     Args:
-        items: what to divide; the order is kept.
+        items: see `batched`.
         size: most items in a list.
         description: of the bar.
+        length: see `batched`.
+        most: see `batched`.
+    """
+    batches = batched(items, size, length=length, most=most)
+    yield from track(batches, description, total=len(batches))
+
+
+def batched(
+    items: Sequence[T],
+    size: int,
+    *,
+    length: Callable[[T], int] | None = None,
+    most: int | None = None,
+) -> list[list[T]]:
+    """`items` in lists of at most `size`.
+
+    Args:
+        items: what to divide; the order is kept.
+        size: most items in a list.
         length: of an item, padded to the longest of its list.
         most: of that length in a list of more than one item; None for any.
     """
@@ -63,4 +84,4 @@ def in_batches(
             batches.append([])
             longest = here
         batches[-1].append(item)
-    yield from track(batches, description, total=len(batches))
+    return batches

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.engine import spread
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import Prompt, PromptSet
 
 _BATCH = 32
@@ -143,8 +144,10 @@ def target_log_prob(
 
 def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
     """`target_log_prob` of every prompt, on the CPU; hooks that are attached act."""
-    found = [torch.empty(0)]
-    for batch in in_batches(align(model, prompts), _BATCH, "targets"):
-        tokens, mask, keep = target_batch(model, batch)
-        found.append(target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu())
-    return torch.cat(found)
+    batches = batched(align(model, prompts), _BATCH)
+    return torch.cat([torch.empty(0), *spread(model, _log_probs, batches, "targets")])
+
+
+def _log_probs(model: LensModel, batch: list[PromptTokens]) -> Float[Tensor, " prompt"]:
+    tokens, mask, keep = target_batch(model, batch)
+    return target_log_prob(model.forward(tokens, mask, keep=keep), batch).cpu()

@@ -6,24 +6,27 @@ up to it are as in the clean run, and many ablations share a batch on the way up
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches
+from tl_toxmem.attribute.batches import Batch, aligned, batches
 from tl_toxmem.attribute.onward import BEST_TOKENS, CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.engine import spread
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.law import LayerLaw
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
-from tl_toxmem.progress import meter, track
+from tl_toxmem.progress import Advance, meter
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.tokens import target_log_probs
+from tl_toxmem.tokens import PromptTokens, target_log_probs
 
 Law = Callable[[NeuronSet], Deletion]
 """From neurons to what is done to them, such as `Deletion.zero`."""
@@ -82,38 +85,72 @@ def measure_ablations(
         return _one_by_one(model, prompts, which, law)[order]
     effects = torch.zeros(len(which), len(items))
     by_layer = which.by_layer()
-    laws = deletion.by_layer()
-    wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
+    pieces, places, first = [], [], 0
+    every = batches(items, most=CLEAN_TOKENS)
+    for number, batch in enumerate(every):
+        pairs = [
+            (layer, i, row)
+            for layer, some in by_layer.items()
+            for i in range(len(some))
+            for row in range(len(batch))
+        ]
+        size = max(1, BEST_TOKENS // max(len(item.full) for item in batch))
+        for start in range(0, len(pairs), size):
+            pieces.append((number, pairs[start : start + size]))
+            places.append(first)
+        first += len(batch)
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
-        for batch in batches(model, items, "", size=len(items), most=CLEAN_TOKENS):
-            clean = Onward(model, batch, column=0, neurons=dict(wanted))
-            pairs = [
-                (layer, i, row)
-                for layer, some in by_layer.items()
-                for i in range(len(some))
-                for row in range(len(batch.items))
-            ]
-            size = max(1, BEST_TOKENS // clean.n_new)
-            for start in range(0, len(pairs), size):
-                some_pairs = pairs[start : start + size]
-                joins, rows = _changed(model, clean, some_pairs, laws)
-                lost = clean.log_prob[rows] - clean.run(joins, rows)
-                for (layer, i, row), value in zip(some_pairs, lost.tolist(), strict=True):
-                    effects[place[layer, by_layer[layer][i]], batch.rows.start + row] = value
-                advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
+        found = model.engine.map(model, _Ablating(every, deletion), pieces, advance)
+        for (_, pairs), first, lost in zip(pieces, places, found, strict=True):
+            for (layer, i, row), value in zip(pairs, lost, strict=True):
+                effects[place[layer, by_layer[layer][i]], first + row] = value
     return effects[order]
+
+
+@dataclass
+class _Ablating:
+    """The work on some (layer, index of the neuron, row) of a batch, whose clean run is kept for the next ones."""
+
+    batches: list[list[PromptTokens]]
+    deletion: Deletion
+    laws: dict[int, LayerLaw] = field(default_factory=dict)
+    clean: tuple[int, Onward] | None = None
+
+    def __call__(
+        self, model: LensModel, piece: tuple[int, list[tuple[int, int, int]]], advance: Advance
+    ) -> list[float]:
+        number, pairs = piece
+        if self.clean is None or self.clean[0] != number:
+            self.clean = None  # before there is another
+            wanted: dict[int, Tensor | None] = {
+                layer: torch.tensor(some, device=model.device)
+                for layer, some in self.deletion.neurons.by_layer().items()
+            }
+            batch = Batch.of(model, self.batches[number])
+            self.laws = self.deletion.by_layer()
+            self.clean = number, Onward(model, batch, column=0, neurons=wanted)
+        clean = self.clean[1]
+        joins, rows = _changed(model, clean, pairs, self.laws)
+        lost: list[float] = (clean.log_prob[rows] - clean.run(joins, rows)).tolist()
+        advance(sum(model.n_layers - layer for layer, _, _ in pairs))
+        return lost
 
 
 def _one_by_one(
     model: LensModel, prompts: PromptSet, neurons: NeuronSet, law: Law
 ) -> Float[Tensor, "neuron prompt"]:
     """The same under any law: a run for each neuron."""
-    base, found = target_log_probs(model, prompts), []
-    for neuron in track(neurons.neurons, "ablate", total=len(neurons)):
-        with law(NeuronSet((neuron,), model.n_layers, model.d_mlp)).applied(model):
-            found.append((base - target_log_probs(model, prompts)).float())
+    base = target_log_probs(model, prompts)
+    each = [law(NeuronSet((neuron,), model.n_layers, model.d_mlp)) for neuron in neurons]
+    after = spread(model, partial(_under, prompts=prompts), each, "ablate")
+    found = [(base - values).float() for values in after]
     return torch.stack(found) if found else torch.zeros(0, len(prompts))
+
+
+def _under(model: LensModel, deletion: Deletion, *, prompts: PromptSet) -> Float[Tensor, " prompt"]:
+    with deletion.applied(model):
+        return target_log_probs(model, prompts)
 
 
 def _changed(

@@ -1,15 +1,17 @@
 """Prompts with their targets in batches, and what the methods need of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.engine import spread
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import PromptTokens, align, target_batch, target_log_prob
 
@@ -20,17 +22,20 @@ class Batch:
 
     Attributes:
         items: the prompts.
-        rows: of the prompt set.
         tokens: [batch, pos].
         mask: [batch, pos].
         keep: how many last positions predict targets.
     """
 
     items: list[PromptTokens]
-    rows: slice
     tokens: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]
     keep: int
+
+    @classmethod
+    def of(cls, model: LensModel, items: Sequence[PromptTokens]) -> "Batch":
+        """Put prompts together, where the model is."""
+        return cls([*items], *target_batch(model, [*items]))
 
     def log_prob(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, " batch"]:
         """Log-probability of each whole target, in nats."""
@@ -74,13 +79,32 @@ def value_lengths(model: LensModel) -> Float[Tensor, "layer d_mlp"]:
 
 
 def batches(
-    model: LensModel, items: Sequence[PromptTokens], description: str, *, size: int, most: int
-) -> Iterator[Batch]:
-    """Batches of at most `size` prompts and `most` tokens, while a bar counts them."""
-    start = 0
-    for some in in_batches(
-        items, size, description, length=lambda item: len(item.full), most=max(1, most)
-    ):
-        tokens, mask, keep = target_batch(model, some)
-        yield Batch(some, slice(start, start + len(some)), tokens, mask, keep)
-        start += len(some)
+    items: Sequence[PromptTokens], *, most: int, size: int | None = None
+) -> list[list[PromptTokens]]:
+    """The prompts of batches of at most `size` prompts (any for None) and `most` tokens."""
+    size = size or max(1, len(items))
+    return batched(items, size, length=lambda item: len(item.full), most=max(1, most))
+
+
+def each_prompt(
+    model: LensModel,
+    work: Callable[[LensModel, Batch], Float[Tensor, "batch layer d_mlp"]],
+    items: Sequence[PromptTokens],
+    description: str,
+    *,
+    most: int,
+    size: int | None = None,
+) -> Float[Tensor, "prompt layer d_mlp"]:
+    """What a method finds of every neuron in every prompt, batch by batch (see `batches`), on the CPU."""
+    found, start = torch.zeros(len(items), model.n_layers, model.d_mlp), 0
+    some = batches(items, most=most, size=size)
+    for own in spread(model, partial(_of_batch, work=work), some, description):
+        found[start : start + len(own)] = own
+        start += len(own)
+    return found
+
+
+def _of_batch(
+    model: LensModel, items: list[PromptTokens], *, work: Callable[[LensModel, Batch], Tensor]
+) -> Float[Tensor, "batch layer d_mlp"]:
+    return work(model, Batch.of(model, items))

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches, value_lengths
+from tl_toxmem.attribute.auroc import Place
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt, value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -51,16 +52,12 @@ def _activations(
     model: LensModel, items: Sequence[PromptTokens]
 ) -> Float[Tensor, "prompt layer d_mlp"]:
     """Mean activations at the positions that predict the target."""
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    for batch in batches(model, items, "activations", size=len(items), most=_TOKENS):
-        _, states = model.capture(
-            batch.tokens,
-            batch.mask,
-            sites=[("mlp_post", layer) for layer in range(model.n_layers)],
-            keep=1,
-        )
-        weight = batch.predicting().float()
-        weight = (weight / weight.sum(1, keepdim=True))[..., None]
-        for layer in range(model.n_layers):
-            found[batch.rows, layer] = (states["mlp_post", layer].float() * weight).sum(1).cpu()
-    return found
+    return each_prompt(model, _means, items, "activations", most=_TOKENS)
+
+
+def _means(model: LensModel, batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
+    places: list[Place] = [("mlp_post", layer) for layer in range(model.n_layers)]
+    _, states = model.capture(batch.tokens, batch.mask, sites=places, keep=1)
+    weight = batch.predicting().float()
+    weight = (weight / weight.sum(1, keepdim=True))[..., None]
+    return torch.stack([(states[at].float() * weight).sum(1).cpu() for at in places], dim=1)

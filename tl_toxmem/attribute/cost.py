@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tl_toxmem.attribute.batches import value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.config import AttributeConfig
+from tl_toxmem.engine import spread
 from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import LensModel
 from tl_toxmem.neutral import encode_documents, next_token_log_probs
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 
 _PIECE = 128
 """Tokens of a row of neutral text: gradients of a longer one need much more memory."""
@@ -30,27 +33,31 @@ def with_cost(
     Raises:
         ToxmemError: neutral text without two tokens.
     """
-    shape = model.n_layers, model.d_mlp
-    fisher, sums, squares = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
-    n_tokens = 0
     rows = encode_documents(model, neutral, max_tokens=cfg.max_cost_tokens, piece=_PIECE)
-    most = tokens_for_gradients(model)
-    for batch in in_batches(rows, cfg.batch_size, "cost", length=len, most=most):
-        tokens, mask = model.pad(batch)
-        activations, gradients = model.gradients(
-            tokens,
-            mask,
-            metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum(),  # noqa: B023
-        )
-        real = mask[:, :, None]
-        for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
-            fisher[layer] += (((g * a).float() ** 2) * real).sum((0, 1)).cpu()
-            sums[layer] += (a.float() * real).sum((0, 1)).cpu()
-            squares[layer] += (a.float() ** 2 * real).sum((0, 1)).cpu()
-        n_tokens += int(mask.sum())
+    batches = batched(rows, cfg.batch_size, length=len, most=tokens_for_gradients(model))
+    total = torch.zeros(3, model.n_layers, model.d_mlp)
+    for own in spread(model, _sums, batches, "cost"):
+        total += own
+    fisher, sums, squares = total
+    n_tokens = sum(map(len, rows))
     return replace(
         scores,
         cost=(fisher / n_tokens).sqrt(),
         mean_activation=sums / n_tokens,
         loudness=(squares / n_tokens).sqrt() * value_lengths(model),
     )
+
+
+def _sums(model: LensModel, batch: list[list[int]]) -> Float[Tensor, "sum layer d_mlp"]:
+    """Over the tokens of a batch: of (g a)^2, of a and of a^2."""
+    tokens, mask = model.pad(batch)
+    activations, gradients = model.gradients(
+        tokens, mask, metric=lambda logits: -next_token_log_probs(logits, tokens, mask).sum()
+    )
+    real = mask[:, :, None]
+    found = torch.zeros(3, model.n_layers, model.d_mlp)
+    for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
+        found[0, layer] = (((g * a).float() ** 2) * real).sum((0, 1)).cpu()
+        found[1, layer] = (a.float() * real).sum((0, 1)).cpu()
+        found[2, layer] = (a.float() ** 2 * real).sum((0, 1)).cpu()
+    return found

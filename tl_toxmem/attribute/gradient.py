@@ -6,8 +6,10 @@ batch score all neurons of all layers.
 """
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from tl_toxmem.attribute.batches import aligned, batches, gradients_of
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt, gradients_of
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -28,12 +30,13 @@ def gradient(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    items = aligned(model, prompts)
-    found = torch.zeros(len(items), model.n_layers, model.d_mlp)
-    most = tokens_for_gradients(model)
-    for batch in batches(model, items, "gradients", size=cfg.batch_size, most=most):
-        activations, gradients = gradients_of(model, batch)
-        real = batch.mask[:, :, None]  # padding counts for nothing
-        for layer, (a, g) in enumerate(zip(activations, gradients, strict=True)):
-            found[batch.rows, layer] = (g * a * real).float().sum(1).cpu()
+    items, most = aligned(model, prompts), tokens_for_gradients(model)
+    found = each_prompt(model, _products, items, "gradients", size=cfg.batch_size, most=most)
     return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed, model=model)
+
+
+def _products(model: LensModel, batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
+    activations, gradients = gradients_of(model, batch)
+    real = batch.mask[:, :, None]  # padding counts for nothing
+    both = zip(activations, gradients, strict=True)
+    return torch.stack([(g * a * real).float().sum(1).cpu() for a, g in both], dim=1)

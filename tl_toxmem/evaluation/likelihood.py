@@ -1,6 +1,7 @@
 """Likelihoods of rows under base and edits: losses, KL from base, and whether the greedy tokens are the right ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.engine import spread
 from tl_toxmem.evaluation.rows import Row
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 
@@ -23,10 +25,12 @@ def losses(
     model: LensModel, rows: Sequence[Row], *, batch_size: int, description: str
 ) -> Float[np.ndarray, " row"]:
     """Per row the summed negative log-likelihood of its predicted tokens, nats; hooks that are attached act."""
-    found = [torch.zeros(0, dtype=torch.float64)]
-    for batch in _batches(model, rows, batch_size, description):
-        found.append(_nll(_logits(model, batch), batch))
-    return torch.cat(found).numpy()
+    found = spread(model, _losses, _batches(model, rows, batch_size), description)
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *found]).numpy()
+
+
+def _losses(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, " row"]:
+    return _nll(_logits(model, batch), batch)
 
 
 def divergences(
@@ -38,38 +42,47 @@ def divergences(
     description: str,
 ) -> dict[str, Float[np.ndarray, "two row"]]:
     """Per law and row: the negative log-likelihood and KL(base || law), both summed over predicted tokens, nats."""
+    batches = _batches(model, rows, min(batch_size, _MOST_ROWS))
     found = {name: [torch.zeros(2, 0, dtype=torch.float64)] for name in laws}
-    for batch in _batches(model, rows, min(batch_size, _MOST_ROWS), description):
-        base = _logits(model, batch).log_softmax(-1)
-        real = _real(batch, base.shape[1])
-        for name, law in laws.items():
-            with law.applied(model):
-                logits = _logits(model, batch)
-            nll = _nll(logits, batch)
-            kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
-            kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
-            found[name].append(torch.stack([nll, kl]))
+    for own in spread(model, partial(_divergences, laws=laws), batches, description):
+        for name, values in own.items():
+            found[name].append(values)
     return {name: torch.cat(parts, dim=1).numpy() for name, parts in found.items()}
+
+
+def _divergences(
+    model: LensModel, batch: Sequence[Row], *, laws: Mapping[str, Deletion]
+) -> dict[str, Float[Tensor, "two row"]]:
+    base = _logits(model, batch).log_softmax(-1)
+    real = _real(batch, base.shape[1])
+    found = {}
+    for name, law in laws.items():
+        with law.applied(model):
+            logits = _logits(model, batch)
+        nll = _nll(logits, batch)
+        kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
+        kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
+        found[name] = torch.stack([nll, kl])
+    return found
 
 
 def greedy_right(
     model: LensModel, rows: Sequence[Row], *, batch_size: int, description: str
 ) -> Bool[np.ndarray, " row"]:
     """Per row whether all predicted tokens are the greedy continuation of what is before them."""
-    found = [torch.zeros(0, dtype=torch.bool)]
-    for batch in _batches(model, rows, batch_size, description):
-        logits = _logits(model, batch)
-        real = _real(batch, logits.shape[1])
-        same = logits.argmax(-1).cpu() == _wanted(batch, logits.shape[1])
-        found.append((same | ~real).all(1))
-    return torch.cat(found).numpy()
+    found = spread(model, _right, _batches(model, rows, batch_size), description)
+    return torch.cat([torch.zeros(0, dtype=torch.bool), *found]).numpy()
 
 
-def _batches(
-    model: LensModel, rows: Sequence[Row], size: int, description: str
-) -> Iterator[list[Row]]:
-    most = tokens_for_logits(model)
-    return in_batches(rows, size, description, length=lambda row: len(row.tokens), most=most)
+def _right(model: LensModel, batch: Sequence[Row]) -> Bool[Tensor, " row"]:
+    logits = _logits(model, batch)
+    real = _real(batch, logits.shape[1])
+    same = logits.argmax(-1).cpu() == _wanted(batch, logits.shape[1])
+    return (same | ~real).all(1)
+
+
+def _batches(model: LensModel, rows: Sequence[Row], size: int) -> list[list[Row]]:
+    return batched(rows, size, length=lambda row: len(row.tokens), most=tokens_for_logits(model))
 
 
 def _logits(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, "row kept d_vocab"]:

@@ -7,18 +7,18 @@ them has to be sampled afresh.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from tl_toxmem.config import EvaluateConfig
 from tl_toxmem.config.mine import MineConfig
-from tl_toxmem.continuations import sample_continuations, until_end
+from tl_toxmem.continuations import decoded, prompts_at_once, say, until_end
+from tl_toxmem.engine import spread
 from tl_toxmem.mining.parts import Parts
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import meter
-from tl_toxmem.prompts import Prompt, PromptSet
+from tl_toxmem.progress import batched
 from tl_toxmem.scorers import ToxicityScorer
-
-_ANY = "."
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,28 @@ def sample(
     """`cfg.samples` continuations of each text with their scores."""
     missing = [text for text in dict.fromkeys(texts) if text not in parts]
     missing.sort(key=lambda text: (len(model.encode(text)), text))
-    with meter(description, len(missing)) as done:
-        for some in _some(missing, max(1, cfg.batch_size // cfg.samples)):
-            # A prompt has a target; sampling does not use it.
-            asked = PromptSet.of(Prompt(prompt=text, target=_ANY) for text in some)
-            streams = [_stream(text) for text in some]
-            said = sample_continuations(model, asked, cfg=cfg.sampling(), streams=streams)
-            done(len(some))
-            scores = scorer.score([one for own in said for one in own]).tolist()
-            k = cfg.samples
-            parts.add(
-                {
-                    text: {"continuations": own, "scores": scores[i * k : (i + 1) * k]}
-                    for i, (text, own) in enumerate(zip(some, said, strict=True))
-                }
-            )
+    k, sampling = cfg.samples, cfg.sampling()
+    batches = batched(missing, prompts_at_once(sampling))
+    found = spread(model, partial(_said, sampling=sampling), batches, description)
+    for some, said in zip(batches, found, strict=True):
+        scores = scorer.score([one for own in said for one in own]).tolist()
+        parts.add(
+            {
+                text: {"continuations": own, "scores": scores[i * k : (i + 1) * k]}
+                for i, (text, own) in enumerate(zip(some, said, strict=True))
+            }
+        )
     return [
         Samples(text, tuple(parts[text]["continuations"]), tuple(parts[text]["scores"]))
         for text in texts
     ]
+
+
+def _said(model: LensModel, texts: list[str], *, sampling: EvaluateConfig) -> list[list[str]]:
+    """The continuations of some texts."""
+    cut = sampling.max_prompt_tokens or model.n_ctx
+    asked = [(model.encode(text)[:cut], _stream(text)) for text in texts]
+    return decoded(model, say(model, asked, cfg=sampling))
 
 
 def greedy(
@@ -75,23 +78,21 @@ def greedy(
     for text in dict.fromkeys(texts):
         if text not in parts:
             by_length.setdefault(len(model.encode(text)), []).append(text)
-    batches = [some for own in by_length.values() for some in _some(own, cfg.batch_size)]
-    with meter("greedy continuations", len(batches)) as done:
-        for some in batches:
-            tokens, mask = model.pad([model.encode(text) for text in some])
-            longer = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
-            new = longer[:, tokens.shape[1] :].tolist()
-            parts.add(dict(zip(some, (until_end(row, model.eos_ids) for row in new), strict=True)))
-            done(1)
+    batches = [some for own in by_length.values() for some in batched(own, cfg.batch_size)]
+    found = spread(model, partial(_greedy, n=cfg.max_new_tokens), batches, "greedy continuations")
+    for some, new in zip(batches, found, strict=True):
+        parts.add(dict(zip(some, new, strict=True)))
     return [parts[text] for text in texts]
+
+
+def _greedy(model: LensModel, texts: list[str], *, n: int) -> list[list[int]]:
+    tokens, mask = model.pad([model.encode(text) for text in texts])
+    longer = model.generate(tokens, mask, max_new_tokens=n)
+    new = longer[:, tokens.shape[1] :].tolist()
+    return [until_end(row, model.eos_ids) for row in new]
 
 
 def _stream(text: str) -> int:
     """A number that no place of a prompt in an evaluation has."""
     key = hashlib.sha256(f"mine\x1f{text}".encode()).digest()
     return int.from_bytes(key[:5], "little") + 2**32
-
-
-def _some(texts: Sequence[str], n: int) -> Iterator[list[str]]:
-    for i in range(0, len(texts), n):
-        yield list(texts[i : i + n])

@@ -6,7 +6,8 @@ Outputs of MLP and attention are restored in a window of layers `[layer - w//2, 
 stack, and beside it in each layer alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tl_toxmem.config import TraceConfig
 from tl_toxmem.corrupt import level_of, n_draws
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import meter
+from tl_toxmem.progress import Advance, meter
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 from tl_toxmem.trace.cells import PART_SITES, PARTS, panels_of, window_of
@@ -29,7 +30,6 @@ from tl_toxmem.trace.results import Kept, PromptResult
 from tl_toxmem.trace.screen import gradient_estimates, highest, neighbours, run_estimates
 from tl_toxmem.trace.sweep import run_cells
 
-Advance = Callable[[float], object]
 _MOST_PROMPTS = 16
 _MOST_OPERATIONS = 4e12
 """Of prompts that are traced together, half a minute or so: a killed trace loses what its group had done."""
@@ -65,10 +65,11 @@ def causal_trace(
         if result is not None:
             found[one.item.prompt.id] = result
     todo = [one for one in plans if one.item.prompt.id not in found]
-    lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
+    groups = list(_groups(model, todo, cfg=cfg))
     with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
-        for group in _groups(model, todo, cfg=cfg):
-            for one, result in _trace_group(model, lower, group, cfg, level, advance):
+        traced = model.engine.map(model, _Tracing(cfg, level), groups, advance)
+        for group, own in zip(groups, traced, strict=True):
+            for one, result in zip(group, own, strict=True):
                 found[one.item.prompt.id] = result
                 if kept:
                     kept.add(one.item, result)
@@ -119,6 +120,22 @@ def _groups(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> Ite
         yield group
 
 
+@dataclass
+class _Tracing:
+    """The work on a group; a copy of the model in bfloat16 is made once, where it is done."""
+
+    cfg: TraceConfig
+    level: float
+    lower: LensModel | None = None
+
+    def __call__(
+        self, model: LensModel, group: Sequence[Plan], advance: Advance
+    ) -> list[PromptResult]:
+        if self.cfg.screen == "bfloat16" and self.lower is None:
+            self.lower = model.in_precision(torch.bfloat16)
+        return list(_trace_group(model, self.lower, group, self.cfg, self.level, advance))
+
+
 def _trace_group(
     model: LensModel,
     lower: LensModel | None,
@@ -126,8 +143,8 @@ def _trace_group(
     cfg: TraceConfig,
     level: float,
     advance: Advance,
-) -> Iterator[tuple[Plan, PromptResult]]:
-    """The results of a few prompts."""
+) -> Iterator[PromptResult]:
+    """The results of a few prompts, in their order."""
     items = [one.item for one in group]
     runs = Group(model, items, cfg=cfg, level=level)
     room = cfg.max_memory * 1e9 - state_bytes(model, group, cfg)
@@ -173,7 +190,7 @@ def _trace_group(
         measured = [sorted([*some, *more]) for some, more in zip(measured, todo, strict=True)]
     for i, one in enumerate(group):
         clean = runs.clean_values[:, i]
-        yield one, _scatter(one, clean, corrupted[i], restored[i], measured[i], model, cfg)
+        yield _scatter(one, clean, corrupted[i], restored[i], measured[i], model, cfg)
 
 
 def _scatter(
