@@ -22,6 +22,7 @@ from tl_toxmem.config import (
     read_toml,
     stage_hash,
 )
+from tl_toxmem.engine import Engine
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, write_bytes, write_json
 
@@ -146,6 +147,10 @@ class RunFolder:
     def note(self, **facts: Any) -> None:
         """Add facts to the provenance."""
         self._write_provenance({**self.provenance(), **facts})
+
+    def note_engine(self, stage: str, engine: Engine) -> None:
+        """Say in the provenance what did a stage's work; its result does not depend on it."""
+        self.note(engines={**self.provenance().get("engines", {}), stage: engine.facts()})
 
     def _write_provenance(self, values: dict[str, Any]) -> None:
         write_json(

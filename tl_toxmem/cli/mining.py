@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare
+from tl_toxmem.cli.engine import GPUs, Kind, Workers
 from tl_toxmem.cli.settings import put_settings
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def mine(
         bool,
         typer.Option("--trust-pickle", help="Open a judge's file whose SHA-256 is not known."),
     ] = False,
+    engine: Kind = "local",
+    num_workers: Workers = None,
+    gpus_per_worker: GPUs = 0.0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +62,9 @@ def mine(
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
     given = {"samples": samples, "share": share, "seed": seed}
     with one_line_errors():
+        from tl_toxmem.engine import EngineSettings
+
+        workers = EngineSettings(engine, num_workers, gpus_per_worker)
         cfg = _gather({k: v for k, v in given.items() if v is not None}, settings or [])
         from rich.console import Console
 
@@ -79,14 +86,15 @@ def mine(
             like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
         )
         progress = Console(stderr=True, highlight=False)
-        found = start(
-            loaded,
-            read,
-            scorer=judge,
-            cfg=cfg,
-            folder=out,
-            announce=lambda step: progress.print(f"[bold]{step}[/bold]"),
-        )
+        with workers.on(loaded):
+            found = start(
+                loaded,
+                read,
+                scorer=judge,
+                cfg=cfg,
+                folder=out,
+                announce=lambda step: progress.print(f"[bold]{step}[/bold]"),
+            )
         Console(highlight=False, markup=False).print(str(found), soft_wrap=True)
         Console(highlight=False, markup=False).print(
             f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, prepare, summary
+from tl_toxmem.cli.engine import GPUs, Kind, Workers
 from tl_toxmem.cli.settings import is_set, put_settings
 
 if TYPE_CHECKING:
     from tl_toxmem.config import RunConfig
+    from tl_toxmem.engine import EngineSettings
     from tl_toxmem.store import RunFolder
 
 _STAGE_HELP = {
@@ -101,6 +103,9 @@ def _stage_command(name: str) -> Callable[..., None]:
                 help="Seek neurons, law and strength for that cost, in so many trials.",
             ),
         ] = None,
+        engine: Kind = "local",
+        num_workers: Workers = None,
+        gpus_per_worker: GPUs = 0.0,
         settings: Annotated[
             list[str] | None,
             typer.Option(
@@ -138,6 +143,9 @@ def _stage_command(name: str) -> Callable[..., None]:
             "seed": seed,
         }
         with one_line_errors():
+            from tl_toxmem.engine import EngineSettings
+
+            workers = EngineSettings(engine, num_workers, gpus_per_worker)
             given = {key: value for key, value in options.items() if value is not None}
             within = {
                 "trace.max_memory": max_memory,
@@ -151,7 +159,7 @@ def _stage_command(name: str) -> Callable[..., None]:
                 _check_push(push_to_hub, name)
             elif private:
                 raise typer.BadParameter("--private goes with --push-to-hub")
-            folder = _run(cfg, until, network=push_to_hub is not None)
+            folder = _run(cfg, until, workers, network=push_to_hub is not None)
             if push_to_hub is not None:
                 _push(folder.artefact("export"), push_to_hub, private=private)
 
@@ -189,7 +197,7 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
     return make_config(values)
 
 
-def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
+def _run(cfg: "RunConfig", until: str, engine: "EngineSettings", *, network: bool) -> "RunFolder":
     from rich.console import Console
 
     from tl_toxmem.scorers import scorer_needs_network
@@ -204,6 +212,7 @@ def _run(cfg: "RunConfig", until: str, *, network: bool) -> "RunFolder":
         until=until,
         announce=lambda stage: console.print(f"[bold]{stage}[/bold]"),
         tell=lambda words: console.print(words, soft_wrap=True, markup=False),
+        engine=engine,
     )
     summary(folder, until)
     return folder

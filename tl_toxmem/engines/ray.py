@@ -9,7 +9,6 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +43,8 @@ def import_ray() -> Any:
         if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray lowers its workers' priority, and beside anything else they would then stand still.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -87,7 +88,8 @@ class RayEngine:
         self.pids: tuple[int, ...] = ()
         """The processes of the workers that were started first, each on its own machine."""
         self._cpus = 1
-        self._numbers = count()
+        self.jobs = 0
+        """Jobs that the workers were given."""
         self._before: Engine = LOCAL
         self._own_ray = False
 
@@ -131,7 +133,7 @@ class RayEngine:
 
         # In a list it reaches a worker as a reference, so that each unpickles it once and not for every item.
         job = [self._ray.put((work, model.edits))]
-        number = next(self._numbers)
+        self.jobs = number = self.jobs + 1
         pool = ActorPool(self._actors * _WAITING)
         for place, item in enumerate(items):
             pool.submit(lambda actor, own: actor.do.remote(number, job, *own), (place, item))
@@ -176,16 +178,14 @@ class RayEngine:
         n = self._wanted or self._usual(nodes)
         self._cpus = self._cpus_for(n, nodes)
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"OMP_NUM_THREADS": str(self._cpus), "OMP_WAIT_POLICY": "PASSIVE"}
-        environment |= {"TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         actor = ray.remote(Worker).options(
             num_cpus=self._cpus,
             num_gpus=self._gpus,
             max_restarts=_RESTARTS,
             max_task_retries=_RETRIES,
-            runtime_env={"env_vars": environment},
         )
-        self._actors = [actor.remote(self._like, threads=self._cpus) for _ in range(n)]
+        self._actors = [actor.remote(self._like, self._cpus, environment) for _ in range(n)]
         with self._errors():
             self.pids = tuple(ray.get([one.ready.remote() for one in self._actors]))
 

@@ -4,6 +4,8 @@ It knows nothing of what started it. The model is loaded when it is first needed
 one's place, and is refused if it is not the driver's.
 """
 
+import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,16 @@ def like(model: "LensModel") -> Like:
 class Worker:
     """Does work on items with the driver's model."""
 
-    def __init__(self, like: Like, *, threads: int) -> None:
+    def __init__(self, like: Like, threads: int, environment: Mapping[str, str]) -> None:
+        """Note what the model will be.
+
+        Args:
+            like: the driver's model.
+            threads: to compute with.
+            environment: for the libraries that are imported with the model.
+        """
+        os.environ.update(environment)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         self._like, self._threads = like, threads
         self._model: LensModel | None = None
         self._job: tuple[int, Any, Any] | None = None
@@ -93,8 +104,6 @@ class Worker:
         Raises:
             ToxmemError: it is not there, or is another than the driver's.
         """
-        import os
-
         self._loaded()
         return os.getpid()
 

@@ -5,9 +5,11 @@ it needs from the artefacts on disk, also in an uninterrupted run, so a resumed 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config import STAGES, RunConfig
+from tl_toxmem.engine import EngineSettings
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.pipeline.inputs import load_model, read_inputs
 from tl_toxmem.pipeline.stages import STAGE_FUNCTIONS
@@ -18,7 +20,12 @@ Announce = Callable[[str], object]
 
 
 def run(
-    cfg: RunConfig, *, until: str = "report", announce: Announce = str, tell: Announce = str
+    cfg: RunConfig,
+    *,
+    until: str = "report",
+    announce: Announce = str,
+    tell: Announce = str,
+    engine: EngineSettings | None = None,
 ) -> RunFolder:
     """Do what is not yet done under these settings, up to and including the stage `until`.
 
@@ -28,11 +35,24 @@ def run(
         until: a stage, or `report` for all of them.
         announce: called with each stage's name as it begins.
         tell: called with a sentence, where other settings than before outdate what was made.
+        engine: what does the work over prompts; no result depends on it. Default: this process.
 
     Raises:
         ToxmemError: any mistake in the input, before anything is written; or a stage that cannot be done with these
             settings, saying what is kept.
     """
+    with ExitStack() as stack:
+        return _run(cfg, until, announce, tell, engine or EngineSettings(), stack)
+
+
+def _run(
+    cfg: RunConfig,
+    until: str,
+    announce: Announce,
+    tell: Announce,
+    engine: EngineSettings,
+    stack: ExitStack,
+) -> RunFolder:
     wanted = _wanted(cfg, until)
     inputs = read_inputs(cfg)
     versions = library_versions()
@@ -41,13 +61,14 @@ def run(
         stage for stage in wanted if not RunFolder(cfg.out).is_done(stage, cfg, inputs.hashes)
     ]
     model = load_model(cfg, inputs, missing) if missing else None
+    working = None if model is None else stack.enter_context(engine.on(model))
     outdated = RunFolder(cfg.out).outdated(cfg, inputs.hashes)
     if outdated:
         names = ", ".join(RunFolder(cfg.out).differences(cfg, inputs.hashes))
         tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
     folder = open_folder(cfg, inputs.hashes, versions=versions)
     inputs = inputs.cached(folder)
-    if missing and model is not None:
+    if model is not None and working is not None:
         stale = _stale(missing)
         folder.outdate(stale)
         folder.forget_parts(stale[1:])
@@ -63,6 +84,7 @@ def run(
                     "with other settings]"
                 ) from error
             folder.record(stage)
+            folder.note_engine(stage, working)
     if until == "report":
         announce("report")
         write_report(folder.path)
