@@ -1,4 +1,4 @@
-"""Work over prompts by other engines: what an engine may do, and what a worker refuses; Ray itself is in its own file."""
+"""Work over prompts by other engines: what an engine may do, and what a worker refuses; for Ray see its own file."""
 
 import os
 import pickle

@@ -7,6 +7,7 @@ Ray's own `ActorPool`.
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -37,11 +38,10 @@ def import_ray() -> Any:
     Raises:
         ToxmemError: it is not installed.
     """
-    # A Ray of our own takes commands only from who knows the token, which is in no file and told to its own processes.
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    own = "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS")
+    if own and "RAY_AUTH_MODE" not in os.environ:
+        # A Ray of our own obeys only who knows the token, which is in no file and told to its own processes.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray lowers its workers' priority, and beside anything else they would then stand still.
     os.environ.setdefault("RAY_worker_niceness", "0")
