@@ -172,7 +172,7 @@ def test_a_worker_takes_no_other_model(tmp_path, gpt2_folder, monkeypatch):
         with pytest.raises(ToxmemError, match=message):
             Worker(changed, 1, {}).ready()
     with torch.no_grad():
-        model.value_vectors(0)[0] += 1
+        model.value_vectors(0).mul_(3)
     with pytest.raises(ToxmemError, match="it was changed in memory"):
         Worker(like(model), 1, {}).ready()
 

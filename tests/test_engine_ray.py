@@ -15,6 +15,8 @@ import torch
 from test_mining_texts import Words
 from test_smollm2 import folder as smollm2  # noqa: F401 - a fixture
 
+from tl_toxmem.engine import EngineSettings
+
 pytest.importorskip("ray")
 
 SMALL = {
@@ -58,11 +60,12 @@ def session():
     ray.shutdown()
 
 
-class Standing:
+class Standing(EngineSettings):
     """Settings of an engine that stands already, for every model that its workers have."""
 
     def __init__(self, engine):
-        self.engine = engine
+        super().__init__()
+        object.__setattr__(self, "engine", engine)
 
     @contextmanager
     def on(self, model):

@@ -8,7 +8,7 @@ the seed and the prompt.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.progress import Advance, meter
@@ -25,6 +25,7 @@ Work = Callable[["LensModel", T, Advance], R]
 gives what can be sent: plain values, arrays, tensors on the CPU."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What does the work; see `LocalEngine` and `engines.ray.RayEngine`."""
 

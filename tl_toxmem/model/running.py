@@ -74,6 +74,7 @@ class Host(Protocol):
         ...
 
 
+@runtime_checkable
 class Edit(Protocol):
     """What is done to a model by hooks, and can be done to another copy of it; see `Deletion`."""
 
