@@ -159,7 +159,7 @@ def _stage_command(name: str) -> Callable[..., None]:
                 _check_push(push_to_hub, name)
             elif private:
                 raise typer.BadParameter("--private goes with --push-to-hub")
-            folder = _run(cfg, until, workers, network=push_to_hub is not None)
+            folder = _run(cfg, until, engine=workers, network=push_to_hub is not None)
             if push_to_hub is not None:
                 _push(folder.artefact("export"), push_to_hub, private=private)
 
@@ -197,7 +197,7 @@ def _gather(config: Path | None, options: dict[str, Any], settings: list[str]) -
     return make_config(values)
 
 
-def _run(cfg: "RunConfig", until: str, engine: "EngineSettings", *, network: bool) -> "RunFolder":
+def _run(cfg: "RunConfig", until: str, *, engine: "EngineSettings", network: bool) -> "RunFolder":
     from rich.console import Console
 
     from tl_toxmem.scorers import scorer_needs_network
