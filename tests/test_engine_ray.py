@@ -7,6 +7,7 @@ two CPUs serves the module, and one pair of workers all tests of the demo.
 import os
 import re
 import signal
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ pytest.importorskip("ray")
 
 SMALL = {
     "split": {"max_find": 8, "max_report": 8},
-    "trace": {"max_prompts": 6, "n_noise": 2, "robustness": False},
+    "trace": {"sites": ["mlp_out"], "max_prompts": 5, "n_noise": 2, "robustness": False},
     "attribute": {
         "verify_top": 4,
         "verify_random": 4,
@@ -56,6 +57,8 @@ def session():
         logging_level="ERROR",
         object_store_memory=256 * 2**20,
     )
+    # Workers do not find test modules; what stands in this one goes to them as it is.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield ray
     ray.shutdown()
 
