@@ -79,29 +79,39 @@ class Standing(EngineSettings):
             model.engine = before
 
 
+@pytest.fixture(scope="class", autouse=True)
+def many_groups():
+    """Prompts are traced one by one: a stop falls between the pieces of a job."""
+    from tl_toxmem.trace import causal
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(causal, "_MOST_PROMPTS", 1)
+        yield
+
+
+@pytest.fixture(scope="class")
+def engine(session):
+    from tl_toxmem import LensModel
+    from tl_toxmem.engines.ray import RayEngine
+
+    with RayEngine(LensModel.from_pretrained("demo"), num_workers=2) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="class")
+def plain(tmp_path_factory, many_groups):
+    """What one process makes."""
+    return made(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="class")
+def demo():
+    from tl_toxmem import LensModel
+
+    return LensModel.from_pretrained("demo")
+
+
 class TestDemo:
-    @pytest.fixture(scope="class")
-    def engine(self, session):
-        from tl_toxmem import LensModel
-        from tl_toxmem.engines.ray import RayEngine
-
-        with RayEngine(LensModel.from_pretrained("demo"), num_workers=2) as engine:
-            yield engine
-
-    @pytest.fixture(scope="class", autouse=True)
-    def many_groups(self):
-        """Prompts are traced one by one: a stop falls between the pieces of a job."""
-        from tl_toxmem.trace import causal
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(causal, "_MOST_PROMPTS", 1)
-            yield
-
-    @pytest.fixture(scope="class")
-    def plain(self, tmp_path_factory, many_groups):
-        """What one process makes."""
-        return made(tmp_path_factory.mktemp("plain"))
-
     def test_two_workers_give_the_artefacts_of_one_process(self, engine, plain, tmp_path):
         import json
 
@@ -218,12 +228,6 @@ class TestDemo:
         with pytest.raises(ToxmemError, match="give --device cuda with --gpus-per-worker 1"):
             RayEngine(demo, gpus_per_worker=1)
 
-    @pytest.fixture(scope="class")
-    def demo(self):
-        from tl_toxmem import LensModel
-
-        return LensModel.from_pretrained("demo")
-
 
 class TestSmolLM2:
     """A real pretrained model, mined, attributed and evaluated on 20 prompts; the workers share its memory."""
@@ -236,7 +240,9 @@ class TestSmolLM2:
         plain = study(model)
         with EngineSettings("ray", num_workers=2).on(model) as engine:
             assert equal(study(model), plain)
-            assert engine.jobs > 5
+            assert (
+                engine.jobs >= 4
+            )  # samples, gradients, continuations under both edits at the least
             weights = (smollm2 / "model.safetensors").stat().st_size
             assert all(own_memory(pid) < weights for pid in engine.pids)
 
