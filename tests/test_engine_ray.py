@@ -42,6 +42,9 @@ MADE = ("1_prompts.jsonl", "2_trace.safetensors", "3_scores.safetensors", "4_neu
 MADE += ("5_deletion.safetensors", "6_evaluation.json")
 MINING = {"samples": 2, "share": 0.5, "max_new_tokens": 5, "least": 1, "batch_size": 8}
 
+WITH_COPY = 1.5
+"""Of the weights, 0.54 GB: libraries take about 0.4 GB, so a worker that also copied the weights would have more."""
+
 
 @pytest.fixture(scope="module")
 def session():
@@ -239,12 +242,12 @@ class TestSmolLM2:
         model = LensModel.from_pretrained(smollm2)
         plain = study(model)
         with EngineSettings("ray", num_workers=2).on(model) as engine:
+            weights = (smollm2 / "model.safetensors").stat().st_size
+            assert all(own_memory(pid) < WITH_COPY * weights for pid in engine.pids)
             assert equal(study(model), plain)
             assert (
                 engine.jobs >= 4
             )  # samples, gradients, continuations under both edits at the least
-            weights = (smollm2 / "model.safetensors").stat().st_size
-            assert all(own_memory(pid) < weights for pid in engine.pids)
 
 
 def made(out, engine=None):
