@@ -108,6 +108,37 @@ def test_all_work_can_be_done_elsewhere_in_any_order(load, prompts, forgets):
     assert evaluation == again
 
 
+@pytest.mark.parametrize("stage", ["trace", "gradient", "ablation", "evaluate"])
+def test_a_worker_divides_what_does_not_fit_it(load, prompts, monkeypatch, caplog, stage):
+    from test_careful import STAGES, TOLERANCE, crowded
+
+    model, other = load(dtype=torch.float64), load(dtype=torch.float64)
+    whole = STAGES[stage](model, prompts)
+    failed = crowded(other, monkeypatch, 2)
+    with working(model, Elsewhere(other)):
+        divided = STAGES[stage](model, prompts)
+    assert failed and "out of memory for " in caplog.text
+    for one, two in zip(whole, divided, strict=True):
+        close = {"atol": TOLERANCE, "rtol": TOLERANCE, "equal_nan": True}
+        assert torch.allclose(one.double(), two.double(), **close)
+
+
+@pytest.mark.parametrize("stage", ["trace", "gradient", "ablation", "evaluate"])
+def test_a_worker_says_where_numbers_are_not_finite(load, prompts, stage):
+    from test_careful import STAGES, broken
+
+    from tl_toxmem import ToxmemError
+
+    model, other = load(), load()
+    where = r"(prompt|text) .*layer 1, blocks.1.mlp.hook_post"
+    with (
+        working(model, Elsewhere(other)),
+        broken(other),
+        pytest.raises(ToxmemError, match=where),
+    ):
+        STAGES[stage](model, prompts)
+
+
 def test_edits_are_known_while_they_are_in_force_and_other_hooks_are_told_from_them(load):
     from tl_toxmem import Deletion, NeuronSet
 
