@@ -19,11 +19,11 @@ from tl_toxmem.attribute.batches import Batch, aligned, batches
 from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, rows_of_sweep
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Careful, is_finite
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.engine import spread
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import NotFinite, ToxmemError
 from tl_toxmem.law import LayerLaw
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
@@ -172,6 +172,8 @@ class _Ablating:
             batch = Batch.of(model, [self.batches[number][row] for row in own])
             self.laws = self.deletion.by_layer()
             clean = Onward(model, batch, column=0, neurons=wanted)
+            if not is_finite(clean.log_prob):
+                raise NotFinite("the log-probabilities of a clean run are not finite")
             self.rows, self.losing = rows, _losing(model, clean, self.laws)
         return self.losing
 
