@@ -230,9 +230,9 @@ def test_another_share_uses_the_same_samples(demo, insults, texts, tmp_path, mon
     def refuse(*args, **kwargs):
         raise AssertionError("something was sampled")
 
-    from tl_toxmem.mining import sampling
+    from tl_toxmem import continuations
 
-    monkeypatch.setattr(sampling, "sample_continuations", refuse)
+    monkeypatch.setattr(continuations, "_say", refuse)
     judge = Words(*insults)
     stricter = go(demo, texts, judge, folder=tmp_path, share=1.0)
     assert judge.seen == ["ready"]

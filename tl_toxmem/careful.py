@@ -7,7 +7,8 @@ passes every hook point.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from tl_toxmem.errors import NotFinite, ToxmemError
 from tl_toxmem.model.running import Runner
 from tl_toxmem.notice import notice
 from tl_toxmem.sites import Site, hook_name
+
+if TYPE_CHECKING:
+    from tl_toxmem.model import LensModel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -123,6 +127,38 @@ class Careful(Generic[T, R]):
         raise NotFiniteHere(
             f"{self._what} of {', '.join(map(self._name, part))} are not finite together, though each alone is"
         )
+
+
+class Carefully(Generic[T, R]):
+    """Work on whole batches for `engine.spread`, done with care where it is done: see `Careful`."""
+
+    def __init__(
+        self,
+        work: Callable[["LensModel", Sequence[T]], R],
+        *,
+        what: str,
+        name: Callable[["LensModel", T], str],
+    ) -> None:
+        """What is done.
+
+        Args:
+            work: on some items of a batch; it can be pickled.
+            what: see `Careful`.
+            name: what to call an item in an error.
+        """
+        self._work, self._what, self._name = work, what, name
+        self._run: Careful[T, R] | None = None
+
+    def __call__(self, model: "LensModel", batch: Sequence[T]) -> list[R]:
+        """What comes of the parts of a batch; see `Careful`."""
+        if self._run is None:
+            self._run = Careful(
+                partial(self._work, model),
+                what=self._what,
+                model=model,
+                name=partial(self._name, model),
+            )
+        return self._run(batch)
 
 
 @contextmanager

@@ -7,14 +7,16 @@ it) and on the sample's, so every edit of a model draws the same ones, whatever 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
 from tl_toxmem.config import EvaluateConfig
+from tl_toxmem.engine import spread
 from tl_toxmem.model import LensModel, Sampling
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer, judged
 
@@ -36,6 +38,20 @@ class Continuations:
     texts: list[list[str]]
 
 
+class Asked(NamedTuple):
+    """What is continued.
+
+    Attributes:
+        tokens: of the prompt.
+        stream: the number that its random numbers depend on.
+        name: what to call it in an error.
+    """
+
+    tokens: list[int]
+    stream: int
+    name: str
+
+
 def continue_prompts(
     model: LensModel,
     prompts: PromptSet,
@@ -55,34 +71,23 @@ def continue_prompts(
     """
     cut = cfg.max_prompt_tokens or model.n_ctx
     rows = [model.encode(prompt.prompt)[:cut] for prompt in prompts]
-    n = copies_of(cfg)
-    sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
     keys = range(len(rows)) if streams is None else streams
+    asked = [
+        Asked(row, key, f"prompt {prompt.id!r}")
+        for row, key, prompt in zip(rows, keys, prompts, strict=True)
+    ]
+    batches = batched(asked, prompts_of_batch(cfg))
+    found = spread(model, saying(cfg), batches, description)
+    tokens = [own for parts in found for part in parts for own in part]
+    return Continuations(rows, tokens, decoded(model, tokens))
 
-    def said(some: Sequence[int]) -> list[list[int]]:
-        padded, mask = model.pad([rows[i] for i in some])
-        places = [keys[i] for i in some]
-        seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
-        longer = model.generate(
-            padded,
-            mask,
-            max_new_tokens=cfg.max_new_tokens,
-            sampling=sampling,
-            seeds=torch.tensor(seeds, device=padded.device),
-            copies=n,
-        )
-        return [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
 
-    run = Careful(said, what="logits", model=model, name=lambda i: f"prompt {prompts[i].id!r}")
-    tokens: list[list[list[int]]] = []
-    for batch in in_batches(range(len(rows)), prompts_of_batch(cfg), description):
-        for new in run(batch):
-            tokens += [new[i : i + n] for i in range(0, len(new), n)]
-    texts = [
+def decoded(model: LensModel, tokens: list[list[list[int]]]) -> list[list[str]]:
+    """`[prompt][sample]` tokens as texts."""
+    return [
         [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in own]
         for own in tokens
     ]
-    return Continuations(rows, tokens, texts)
 
 
 def copies_of(cfg: EvaluateConfig) -> int:
@@ -91,8 +96,35 @@ def copies_of(cfg: EvaluateConfig) -> int:
 
 
 def prompts_of_batch(cfg: EvaluateConfig) -> int:
-    """Prompts that are continued together."""
+    """Prompts of a batch: each has all of its continuations there."""
     return max(1, cfg.batch_size // copies_of(cfg))
+
+
+def saying(cfg: EvaluateConfig) -> Carefully[Asked, list[list[list[int]]]]:
+    """The work that gives `[prompt][sample]` tokens that the model says after a batch of prompts, in parts."""
+    return Carefully(partial(_say, cfg=cfg), what="logits", name=_called)
+
+
+def _called(_: LensModel, one: Asked) -> str:
+    return one.name
+
+
+def _say(model: LensModel, batch: Sequence[Asked], *, cfg: EvaluateConfig) -> list[list[list[int]]]:
+    n = copies_of(cfg)
+    sampling = None if cfg.greedy else Sampling(cfg.temperature, cfg.top_k or None, cfg.top_p)
+    padded, mask = model.pad([one.tokens for one in batch])
+    places = [one.stream for one in batch]
+    seeds = [((cfg.seed * _STREAM + i) * _STREAM + j) % 2**63 for i in places for j in range(n)]
+    longer = model.generate(
+        padded,
+        mask,
+        max_new_tokens=cfg.max_new_tokens,
+        sampling=sampling,
+        seeds=torch.tensor(seeds, device=padded.device),
+        copies=n,
+    )
+    new = [until_end(row, model.eos_ids) for row in longer[:, padded.shape[1] :].tolist()]
+    return [new[i : i + n] for i in range(0, len(new), n)]
 
 
 def until_end(row: list[int], ends: tuple[int, ...]) -> list[int]:

@@ -268,7 +268,7 @@ class Deletion(Displayed):
     @contextmanager
     def applied(self, model: LensModel) -> Iterator[LensModel]:
         """The model with the deletion in force; bit-identical to before when the block ends or raises."""
-        with model.hooks(self.hooks(model)):
+        with model.edited(self, self.hooks(model)):
             yield model
 
     def save(self, path: str | Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
+from tl_toxmem.engine import spread
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
-from tl_toxmem.neutral import next_token_log_probs
-from tl_toxmem.progress import in_batches
+from tl_toxmem.neutral import called, next_token_log_probs
+from tl_toxmem.progress import batched
 
 DOCUMENTS = 32
 """In a batch."""
@@ -26,18 +27,18 @@ def document_losses(
         model: any host; hooks that are attached act.
         rows: documents in tokens (see `encode_documents`).
     """
-    losses: list[float] = []
-    most = tokens_for_logits(model)
-
-    def of(some: Sequence[list[int]]) -> list[float]:
-        tokens, mask = model.pad(some)
-        found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
-        return [float(loss) for loss in -found.double().sum(1)]
-
-    run = Careful(of, what="losses", model=model, name=lambda row: f"a text of {len(row)} tokens")
-    for batch in in_batches(rows, DOCUMENTS, "neutral text", length=len, most=most):
-        losses += itertools.chain(*run(batch))
+    batches = batched(rows, DOCUMENTS, length=len, most=tokens_for_logits(model))
+    careful = Carefully(_losses, what="losses", name=called)
+    parts = itertools.chain.from_iterable(spread(model, careful, batches, "neutral text"))
+    losses = list(itertools.chain.from_iterable(parts))
     return np.array(losses), np.array([float(len(row) - 1) for row in rows])
+
+
+def _losses(model: LensModel, batch: Sequence[list[int]]) -> list[float]:
+    tokens, mask = model.pad(batch)
+    found = next_token_log_probs(model.forward(tokens, mask), tokens, mask)
+    losses: list[float] = (-found.double().sum(1)).tolist()
+    return losses
 
 
 def perplexity_rise(

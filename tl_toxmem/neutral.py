@@ -73,6 +73,11 @@ def _cut(model: LensModel, texts: Sequence[str], piece: int | None) -> Iterator[
         yield from (row[start : start + step] for start in range(0, len(row), step))
 
 
+def called(_: LensModel, row: Sequence[int]) -> str:
+    """What to call a row of neutral text in an error."""
+    return f"a text of {len(row)} tokens"
+
+
 def next_token_log_probs(
     logits: Float[Tensor, "batch pos d_vocab"],
     tokens: Int[Tensor, "batch pos"],

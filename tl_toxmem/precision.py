@@ -5,6 +5,8 @@ import torch
 from tl_toxmem.errors import ToxmemError
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ROUNDING = {torch.float64: 1e-7, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Of the largest logit: sums in another order, as with other threads, differ by less, an edit that matters by more."""
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -11,6 +11,8 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+Advance = Callable[[float], object]
+"""Called with the size of what was just done."""
 _DELAY_SECONDS = 1.0
 _SILENT = ContextVar("silent", default=False)
 
@@ -39,7 +41,7 @@ def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
 
 
 @contextmanager
-def meter(description: str, total: float) -> Iterator[Callable[[float], object]]:
+def meter(description: str, total: float) -> Iterator[Advance]:
     """A bar for work whose pieces differ in size: call what it gives with the size of each piece that is done."""
     with tqdm(
         desc=description,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_toxmem.config import OWN, PLACES, STAGES, RunConfig, make_config, read_toml, stage_hash
+from tl_toxmem.engine import Engine
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, sync, write_bytes, write_json
 
@@ -162,6 +163,7 @@ class RunFolder:
             for stage in struck:
                 values["outputs"].pop(ARTEFACTS[stage], None)
                 values["stages"].pop(stage, None)
+                values.get("engines", {}).pop(stage, None)
             self._write_provenance(values)
         if self.differences(cfg, inputs):
             self.write_config(cfg)
@@ -194,6 +196,10 @@ class RunFolder:
         values = self.provenance()
         if any(values.get(name, ...) != value for name, value in facts.items()):
             self._write_provenance({**values, **facts})
+
+    def note_engine(self, stage: str, engine: Engine) -> None:
+        """Say in the provenance what did a stage's work; its result does not depend on it."""
+        self.note(engines={**self.provenance().get("engines", {}), stage: engine.facts()})
 
     def _write_provenance(self, values: dict[str, Any]) -> None:
         write_json(

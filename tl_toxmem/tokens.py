@@ -5,6 +5,7 @@ tokenise together into the prompt's tokens plus more, these are the target; wher
 (a target that begins inside a word), the target is tokenised alone, as generation would meet it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
+from tl_toxmem.engine import spread
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import Prompt, PromptSet
 
 TARGETS = 32
@@ -150,13 +152,18 @@ def target_log_prob(
 
 def target_log_probs(model: LensModel, prompts: PromptSet) -> Float[Tensor, " prompt"]:
     """`target_log_prob` of every prompt, on the CPU; hooks that are attached act."""
-    found = [torch.empty(0)]
+    batches = batched(align(model, prompts), TARGETS)
+    careful = Carefully(_log_probs, what="log-probabilities", name=called)
+    found = spread(model, careful, batches, "targets")
+    return torch.cat([torch.empty(0), *itertools.chain.from_iterable(found)])
 
-    def of(some: Sequence[PromptTokens]) -> Tensor:
-        tokens, mask, keep = target_batch(model, list(some))
-        return target_log_prob(model.forward(tokens, mask, keep=keep), list(some)).cpu()
 
-    run = Careful(of, what="log-probabilities", model=model, name=PromptTokens.called)
-    for batch in in_batches(align(model, prompts), TARGETS, "targets"):
-        found += run(batch)
-    return torch.cat(found)
+def called(_: LensModel, item: PromptTokens) -> str:
+    """What to call a prompt in an error."""
+    return item.called()
+
+
+def _log_probs(model: LensModel, batch: Sequence[PromptTokens]) -> Float[Tensor, " prompt"]:
+    items = list(batch)
+    tokens, mask, keep = target_batch(model, items)
+    return target_log_prob(model.forward(tokens, mask, keep=keep), items).cpu()

@@ -5,26 +5,31 @@ and t = 0 or its mean activation on neutral text, or s and t of a deletion law. 
 up to it are as in the clean run, and many ablations share a batch on the way up.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, scored
+from tl_toxmem.attribute.batches import Batch, aligned, batches
 from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, rows_of_sweep
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Careful, is_finite
 from tl_toxmem.config import AttributeConfig
 from tl_toxmem.deletion import Deletion
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.engine import spread
+from tl_toxmem.errors import NotFinite, ToxmemError
 from tl_toxmem.law import LayerLaw
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import Neuron, NeuronSet
-from tl_toxmem.progress import meter, track
+from tl_toxmem.progress import Advance, meter
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.tokens import target_log_probs
+from tl_toxmem.tokens import PromptTokens, target_log_probs
 
 Law = Callable[[NeuronSet], Deletion]
 """From neurons to what is done to them, such as `Deletion.zero`."""
@@ -81,33 +86,99 @@ def measure_ablations(
     order = [place[neuron] for neuron in neurons]
     if not deletion.on_activations:
         return _one_by_one(model, prompts, which, law)[order]
+    effects = torch.zeros(len(which), len(items))
     by_layer = which.by_layer()
-    laws = deletion.by_layer()
-    wanted = {layer: torch.tensor(some, device=model.device) for layer, some in by_layer.items()}
+    pieces, places, first = [], [], 0
+    every = batches(items, most=CLEAN_TOKENS)
+    for number, batch in enumerate(every):
+        pairs = [
+            (layer, i, row)
+            for layer, some in by_layer.items()
+            for i in range(len(some))
+            for row in range(len(batch))
+        ]
+        size = rows_of_sweep(max(len(item.full) for item in batch))
+        for start in range(0, len(pairs), size):
+            pieces.append((number, pairs[start : start + size]))
+            places.append(first)
+        first += len(batch)
     steps = sum(len(some) * (model.n_layers - layer) for layer, some in by_layer.items())
     with meter("ablate", steps * len(items)) as advance:
+        found = model.engine.map(model, _Ablating(every, deletion), pieces, advance)
+        for (_, pairs), first, lost in zip(pieces, places, found, strict=True):
+            for (layer, i, row), value in zip(pairs, lost, strict=True):
+                effects[place[layer, by_layer[layer][i]], first + row] = value
+    return effects[order]
 
-        def of(batch: Batch) -> Float[Tensor, "batch neuron"]:
-            effects = torch.zeros(len(batch.items), len(which))
-            clean = Onward(model, batch, column=0, neurons=dict(wanted))
-            pairs = [
-                (layer, i, row)
-                for layer, some in by_layer.items()
-                for i in range(len(some))
-                for row in range(len(batch.items))
-            ]
-            size = rows_of_sweep(clean.n_new)
-            run = _losing(model, clean, laws)
-            for start in range(0, len(pairs), size):
-                some_pairs = pairs[start : start + size]
-                values = torch.cat(run(some_pairs)).tolist()
-                for (layer, i, row), value in zip(some_pairs, values, strict=True):
-                    effects[row, place[layer, by_layer[layer][i]]] = value
-                advance(sum(model.n_layers - layer for layer, _, _ in some_pairs))
-            return effects
 
-        effects = scored(model, items, "", of, size=len(items), most=CLEAN_TOKENS)
-    return effects.T[order]
+class _Row(NamedTuple):
+    """A row of a batch, and what is ablated there: (place among what is asked, layer, index of the neuron)."""
+
+    batch: int
+    row: int
+    asked: list[tuple[int, int, int]]
+
+
+@dataclass
+class _Ablating:
+    """The work on some (layer, index of the neuron, row) of a batch, whose clean run is kept for the next ones."""
+
+    batches: list[list[PromptTokens]]
+    deletion: Deletion
+    laws: dict[int, LayerLaw] = field(default_factory=dict)
+    careful: Careful[_Row, list[tuple[int, float]]] | None = None
+    rows: tuple[int, ...] = ()
+    losing: Careful[tuple[int, int, int], Tensor] | None = None
+
+    def __call__(
+        self, model: LensModel, piece: tuple[int, list[tuple[int, int, int]]], advance: Advance
+    ) -> list[float]:
+        number, pairs = piece
+        if self.careful is None:
+            self.careful = Careful(
+                partial(self._lost, model), what="scores", model=model, name=self._called
+            )
+        rows = [_Row(number, row, []) for row in range(len(self.batches[number]))]
+        for at, (layer, i, row) in enumerate(pairs):
+            rows[row].asked.append((at, layer, i))
+        lost = dict(itertools.chain(*self.careful(rows)))
+        advance(sum(model.n_layers - layer for layer, _, _ in pairs))
+        return [lost[at] for at in range(len(pairs))]
+
+    def _lost(self, model: LensModel, some: Sequence[_Row]) -> list[tuple[int, float]]:
+        """What ablating takes, by place among what is asked."""
+        asked = sorted(
+            (at, layer, i, row) for row, own in enumerate(some) for at, layer, i in own.asked
+        )
+        losing = self._losing(model, (some[0].batch, *(own.row for own in some)))
+        lost = (
+            torch.cat(losing([(layer, i, row) for _, layer, i, row in asked])).tolist()
+            if asked
+            else []
+        )
+        return [(at, value) for (at, *_), value in zip(asked, lost, strict=True)]
+
+    def _losing(
+        self, model: LensModel, rows: tuple[int, ...]
+    ) -> Careful[tuple[int, int, int], Tensor]:
+        """What ablating takes in these rows of a batch, whose number comes before theirs."""
+        if self.losing is None or self.rows != rows:
+            self.losing = None  # before there is another
+            number, *own = rows
+            wanted: dict[int, Tensor | None] = {
+                layer: torch.tensor(some, device=model.device)
+                for layer, some in self.deletion.neurons.by_layer().items()
+            }
+            batch = Batch.of(model, [self.batches[number][row] for row in own])
+            self.laws = self.deletion.by_layer()
+            clean = Onward(model, batch, column=0, neurons=wanted)
+            if not is_finite(clean.log_prob):
+                raise NotFinite("the log-probabilities of a clean run are not finite")
+            self.rows, self.losing = rows, _losing(model, clean, self.laws)
+        return self.losing
+
+    def _called(self, one: _Row) -> str:
+        return self.batches[one.batch][one.row].called()
 
 
 def _losing(
@@ -131,11 +202,16 @@ def _one_by_one(
     model: LensModel, prompts: PromptSet, neurons: NeuronSet, law: Law
 ) -> Float[Tensor, "neuron prompt"]:
     """The same under any law: a run for each neuron."""
-    base, found = target_log_probs(model, prompts), []
-    for neuron in track(neurons.neurons, "ablate", total=len(neurons)):
-        with law(NeuronSet((neuron,), model.n_layers, model.d_mlp)).applied(model):
-            found.append((base - target_log_probs(model, prompts)).float())
+    base = target_log_probs(model, prompts)
+    each = [law(NeuronSet((neuron,), model.n_layers, model.d_mlp)) for neuron in neurons]
+    after = spread(model, partial(_under, prompts=prompts), each, "ablate")
+    found = [(base - values).float() for values in after]
     return torch.stack(found) if found else torch.zeros(0, len(prompts))
+
+
+def _under(model: LensModel, deletion: Deletion, *, prompts: PromptSet) -> Float[Tensor, " prompt"]:
+    with deletion.applied(model):
+        return target_log_probs(model, prompts)
 
 
 def _changed(

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
+from tl_toxmem.engine import spread
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import in_batches
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.tokens import PromptTokens, align, target_batch, target_log_prob
+from tl_toxmem.tokens import PromptTokens, align, called, target_batch, target_log_prob
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,20 @@ class Batch:
 
     Attributes:
         items: the prompts.
-        rows: of the prompt set.
         tokens: [batch, pos].
         mask: [batch, pos].
         keep: how many last positions predict targets.
     """
 
     items: list[PromptTokens]
-    rows: slice
     tokens: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]
     keep: int
+
+    @classmethod
+    def of(cls, model: LensModel, items: Sequence[PromptTokens]) -> "Batch":
+        """Put prompts together, where the model is."""
+        return cls([*items], *target_batch(model, [*items]))
 
     def log_prob(self, logits: Float[Tensor, "batch kept d_vocab"]) -> Float[Tensor, " batch"]:
         """Log-probability of each whole target, in nats."""
@@ -74,26 +79,34 @@ def value_lengths(model: LensModel) -> Float[Tensor, "layer d_mlp"]:
     )
 
 
-def scored(
+def batches(
+    items: Sequence[PromptTokens], *, most: int, size: int | None = None
+) -> list[list[PromptTokens]]:
+    """The prompts of batches of at most `size` prompts (any for None) and `most` tokens."""
+    size = size or max(1, len(items))
+    return batched(items, size, length=lambda item: len(item.full), most=max(1, most))
+
+
+def each_prompt(
     model: LensModel,
+    work: Callable[[LensModel, Batch], Float[Tensor, "batch layer d_mlp"]],
     items: Sequence[PromptTokens],
     description: str,
-    score: Callable[[Batch], Float[Tensor, "batch ..."]],
     *,
-    size: int,
     most: int,
-) -> Float[Tensor, "prompt ..."]:
-    """What `score` says of every prompt, in batches of at most `size` prompts and `most` tokens; see `Careful`."""
+    size: int | None = None,
+) -> Float[Tensor, "prompt layer d_mlp"]:
+    """What a method finds of every neuron in every prompt, batch by batch (see `batches`), on the CPU."""
+    found, start = torch.zeros(len(items), model.n_layers, model.d_mlp), 0
+    careful = Carefully(partial(_of_batch, work=work), what="scores", name=called)
+    for parts in spread(model, careful, batches(items, most=most, size=size), description):
+        for own in parts:
+            found[start : start + len(own)] = own
+            start += len(own)
+    return found
 
-    def of(some: Sequence[int]) -> Tensor:
-        own = [items[i] for i in some]
-        tokens, mask, keep = target_batch(model, own)
-        return score(Batch(own, slice(some[0], some[-1] + 1), tokens, mask, keep))
 
-    run = Careful(of, what="scores", model=model, name=lambda i: items[i].called())
-    found, numbers = [], range(len(items))
-    for some in in_batches(
-        numbers, size, description, length=lambda i: len(items[i].full), most=max(1, most)
-    ):
-        found += run(some)
-    return torch.cat(found)
+def _of_batch(
+    model: LensModel, items: Sequence[PromptTokens], *, work: Callable[[LensModel, Batch], Tensor]
+) -> Float[Tensor, "batch layer d_mlp"]:
+    return work(model, Batch.of(model, items))

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, scored, value_lengths
+from tl_toxmem.attribute.auroc import Place
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt, value_lengths
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -52,20 +53,12 @@ def _activations(
     model: LensModel, items: Sequence[PromptTokens]
 ) -> Float[Tensor, "prompt layer d_mlp"]:
     """Mean activations at the positions that predict the target."""
+    return each_prompt(model, _means, items, "activations", most=TOKENS)
 
-    def of(batch: Batch) -> Tensor:
-        _, states = model.capture(
-            batch.tokens,
-            batch.mask,
-            sites=[("mlp_post", layer) for layer in range(model.n_layers)],
-            keep=1,
-        )
-        weight = batch.predicting().float()
-        weight = (weight / weight.sum(1, keepdim=True))[..., None]
-        means = [
-            (states["mlp_post", layer].float() * weight).sum(1).cpu()
-            for layer in range(model.n_layers)
-        ]
-        return torch.stack(means, dim=1)
 
-    return scored(model, items, "activations", of, size=len(items), most=TOKENS)
+def _means(model: LensModel, batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
+    places: list[Place] = [("mlp_post", layer) for layer in range(model.n_layers)]
+    _, states = model.capture(batch.tokens, batch.mask, sites=places, keep=1)
+    weight = batch.predicting().float()
+    weight = (weight / weight.sum(1, keepdim=True))[..., None]
+    return torch.stack([(states[at].float() * weight).sum(1).cpu() for at in places], dim=1)

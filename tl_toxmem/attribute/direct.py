@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, scored
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt
 from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
@@ -38,24 +38,23 @@ def direct_effect(
         ToxmemError: no prompts, or one that does not fit the model.
     """
     items = aligned(model, prompts)
-
-    def of(batch: Batch) -> Tensor:
-        column = batch.tokens.shape[1] - batch.keep
-        clean = Onward(model, batch, column=column, neurons=dict.fromkeys(range(model.n_layers)))
-        last = clean.leaving[model.n_layers - 1].requires_grad_(True)
-        with torch.enable_grad():
-            value = batch.log_prob(model.host.unembed(last, batch.keep)).sum()
-        direction = torch.autograd.grad(value, last)[0]
-        predicting = batch.predicting()[:, column:, None]
-        scores = []
-        for layer in range(model.n_layers):
-            seen = direction @ model.value_vectors(layer).T
-            one = (clean.activations[layer] * seen * predicting).float().sum(1)
-            scores.append(one.cpu())
-        return torch.stack(scores, dim=1)
-
-    found = scored(model, items, "direct effect", of, size=len(items), most=CLEAN_TOKENS)
+    found = each_prompt(model, _direct, items, "direct effect", most=CLEAN_TOKENS)
     return NeuronScores.of_prompts("direct_effect", found, prompts, seed=cfg.seed, model=model)
+
+
+def _direct(model: LensModel, batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
+    column = batch.tokens.shape[1] - batch.keep
+    clean = Onward(model, batch, column=column, neurons=dict.fromkeys(range(model.n_layers)))
+    last = clean.leaving[model.n_layers - 1].requires_grad_(True)
+    with torch.enable_grad():
+        value = batch.log_prob(model.host.unembed(last, batch.keep)).sum()
+    direction = torch.autograd.grad(value, last)[0]
+    predicting = batch.predicting()[:, column:, None]
+    found = []
+    for layer in range(model.n_layers):
+        seen = direction @ model.value_vectors(layer).T
+        found.append((clean.activations[layer] * seen * predicting).float().sum(1).cpu())
+    return torch.stack(found, dim=1)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ batch score all neurons of all layers.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, gradients_of, scored
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt, gradients_of
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -29,14 +30,13 @@ def gradient(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    items = aligned(model, prompts)
-
-    def of(batch: Batch) -> Tensor:
-        activations, gradients = gradients_of(model, batch)
-        real = batch.mask[:, :, None]  # padding counts for nothing
-        both = zip(activations, gradients, strict=True)
-        return torch.stack([(g * a * real).float().sum(1).cpu() for a, g in both], dim=1)
-
-    most = tokens_for_gradients(model)
-    found = scored(model, items, "gradients", of, size=cfg.batch_size, most=most)
+    items, most = aligned(model, prompts), tokens_for_gradients(model)
+    found = each_prompt(model, _products, items, "gradients", size=cfg.batch_size, most=most)
     return NeuronScores.of_prompts("gradient", found, prompts, seed=cfg.seed, model=model)
+
+
+def _products(model: LensModel, batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
+    activations, gradients = gradients_of(model, batch)
+    real = batch.mask[:, :, None]  # padding counts for nothing
+    both = zip(activations, gradients, strict=True)
+    return torch.stack([(g * a * real).float().sum(1).cpu() for a, g in both], dim=1)

@@ -13,23 +13,26 @@ all steps that were done, until the residual is small, prompt by prompt and laye
 log-probability, and only the positions that predict the target, so that all others are never run again.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, scored
+from tl_toxmem.attribute.batches import Batch, aligned, batches
 from tl_toxmem.attribute.onward import CLEAN_TOKENS, Onward, sizes_of_sweeps
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Careful, Carefully
 from tl_toxmem.config import AttributeConfig
+from tl_toxmem.engine import spread
 from tl_toxmem.memory import tokens_for_gradients
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import meter
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.tokens import PromptTokens, called
 
 _FIRST_STEPS, _MOST_STEPS = 5, 135
 KNOWLEDGE_STEPS = 20
@@ -51,7 +54,7 @@ def integrated_gradients(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    way = _Way("integrated_gradients", lambda x: x, everywhere=True, steps=cfg.steps)
+    way = _Way("integrated_gradients", _itself, everywhere=True, steps=cfg.steps)
     return _integrate(model, prompts, way, cfg)
 
 
@@ -92,26 +95,17 @@ def _integrate(
 ) -> NeuronScores:
     items = aligned(model, prompts)
     shape = len(items), model.n_layers
+    found = torch.zeros(*shape, model.d_mlp)
     residual, steps = torch.zeros(shape), torch.zeros(shape)
     most = tokens_for_gradients(model)
-    with meter("integrated gradients", len(items) * model.n_layers) as advance:
-
-        def of(batch: Batch) -> Float[Tensor, "batch layer d_mlp"]:
-            column = 0 if way.everywhere else batch.tokens.shape[1] - batch.keep
-            every: dict[int, Tensor | None] = dict.fromkeys(range(model.n_layers))
-            clean = Onward(model, batch, column=column, neurons=every)
-            scaled = (batch.mask if way.everywhere else batch.predicting())[:, column:]
-            paths = _Paths(model, clean, scaled, way, most=most * model.n_layers)
-            paths.add(torch.ones_like(paths.steps, dtype=torch.bool), _midpoints(way.first))
-            if way.steps is None:
-                paths.refine(cfg.completeness)
-            scores = [paths.scores(layer).float().cpu() for layer in range(model.n_layers)]
-            residual[batch.rows] = paths.residual().float().cpu().T
-            steps[batch.rows] = paths.steps.float().cpu().T
-            advance(len(batch.items) * model.n_layers)
-            return torch.stack(scores, dim=1)
-
-        found = scored(model, items, "", of, size=len(items), most=min(CLEAN_TOKENS, most))
+    some = batches(items, most=min(CLEAN_TOKENS, most))
+    work = partial(_integrate_batch, way=way, tolerance=cfg.completeness)
+    careful = Carefully(work, what="scores", name=called)
+    start = 0
+    for own in itertools.chain.from_iterable(spread(model, careful, some, "integrated gradients")):
+        rows = slice(start, start + len(own[0]))
+        found[rows], residual[rows], steps[rows] = own
+        start = rows.stop
     facts = {
         "residual": float(residual.abs().max()),
         "mean_residual": float(residual.abs().mean()),
@@ -122,6 +116,28 @@ def _integrate(
     return NeuronScores.of_prompts(
         way.method, found, prompts, seed=cfg.seed, model=model, facts=facts
     )
+
+
+def _integrate_batch(
+    model: LensModel, items: Sequence[PromptTokens], *, way: _Way, tolerance: float
+) -> tuple[
+    Float[Tensor, "batch layer d_mlp"],
+    Float[Tensor, "batch layer"],
+    Float[Tensor, "batch layer"],
+]:
+    """Scores, residuals and steps."""
+    batch = Batch.of(model, items)
+    column = 0 if way.everywhere else batch.tokens.shape[1] - batch.keep
+    every: dict[int, Tensor | None] = dict.fromkeys(range(model.n_layers))
+    clean = Onward(model, batch, column=column, neurons=every)
+    scaled = (batch.mask if way.everywhere else batch.predicting())[:, column:]
+    paths = _Paths(model, clean, scaled, way, most=tokens_for_gradients(model) * model.n_layers)
+    paths.add(torch.ones_like(paths.steps, dtype=torch.bool), _midpoints(way.first))
+    if way.steps is None:
+        paths.refine(tolerance)
+    scores = [paths.scores(layer).float().cpu() for layer in range(model.n_layers)]
+    residual, steps = paths.residual().float().cpu().T, paths.steps.float().cpu().T
+    return torch.stack(scores, dim=1), residual, steps
 
 
 class _Paths:
@@ -239,6 +255,10 @@ class _Paths:
                 for (layer, own, _), gradient in zip(joins, found, strict=True):
                     self._sums[layer].index_add_(0, own, gradient)
         return value.detach()
+
+
+def _itself(value: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+    return value
 
 
 def _midpoints(steps: int) -> list[float]:

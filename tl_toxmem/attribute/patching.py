@@ -9,12 +9,13 @@ gradient do not cancel in all of them. One backward pass per layer; its scores h
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_toxmem.attribute.batches import Batch, aligned, gradients_of, scored
+from tl_toxmem.attribute.batches import Batch, aligned, each_prompt, gradients_of
 from tl_toxmem.attribute.scores import NeuronScores
 from tl_toxmem.attribute.texts import Texts
 from tl_toxmem.config import AttributeConfig
@@ -39,7 +40,7 @@ def attribution_patching(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    return _patching(model, prompts, "attribution_patching", _whole, cfg)
+    return _patching(model, prompts, "attribution_patching", cfg)
 
 
 def grad_drop(
@@ -54,38 +55,38 @@ def grad_drop(
     Raises:
         ToxmemError: no prompts, or one that does not fit the model.
     """
-    return _patching(model, prompts, "grad_drop", _dropped, cfg)
+    return _patching(model, prompts, "grad_drop", cfg)
 
 
 def _patching(
-    model: LensModel,
-    prompts: PromptSet,
-    method: str,
-    ways_of: Callable[[LensModel, Batch], tuple[Gradients, Iterator[Gradients]]],
-    cfg: AttributeConfig,
+    model: LensModel, prompts: PromptSet, method: str, cfg: AttributeConfig
 ) -> NeuronScores:
     items = aligned(model, prompts)
     level = noise_level(model, items, sigma=cfg.noise_sigma)
+    work = partial(_changes, signed=method == "attribution_patching", cfg=cfg, level=level)
     most = tokens_for_gradients(model)
-    signed = method == "attribution_patching"
-
-    def of(batch: Batch) -> Tensor:
-        scores = torch.zeros(len(batch.items), model.n_layers, model.d_mlp)
-        clean, ways = ways_of(model, batch)
-        corrupted = _corrupted_activations(model, batch.items, cfg=cfg, level=level)
-        real = batch.mask[:, :, None]
-        # A layer's own neurons have no gradient in the pass that drops their layer.
-        n_ways = 1 if signed else max(1, model.n_layers - 1)
-        for gradients in ways:
-            for layer, (a, noisy, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
-                one = (g * (a - noisy) * real).float().sum(1).cpu()
-                scores[:, layer] += (one if signed else one.abs()) / n_ways
-        return scores
-
-    found = scored(model, items, "attribution patching", of, size=cfg.batch_size, most=most)
+    found = each_prompt(model, work, items, "attribution patching", size=cfg.batch_size, most=most)
     return NeuronScores.of_prompts(
         method, found, prompts, seed=cfg.seed, model=model, facts={"noise": level}
     )
+
+
+def _changes(
+    model: LensModel, batch: Batch, *, signed: bool, cfg: AttributeConfig, level: float
+) -> Float[Tensor, "batch layer d_mlp"]:
+    ways_of: Callable[[LensModel, Batch], tuple[Gradients, Iterator[Gradients]]]
+    ways_of = _whole if signed else _dropped
+    clean, ways = ways_of(model, batch)
+    corrupted = _corrupted_activations(model, batch.items, cfg=cfg, level=level)
+    real = batch.mask[:, :, None]
+    found = torch.zeros(len(batch.items), model.n_layers, model.d_mlp)
+    # A layer's own neurons have no gradient in the pass that drops their layer.
+    n_ways = 1 if signed else max(1, model.n_layers - 1)
+    for gradients in ways:
+        for layer, (a, noisy, g) in enumerate(zip(clean, corrupted, gradients, strict=True)):
+            one = (g * (a - noisy) * real).float().sum(1).cpu()
+            found[:, layer] += (one if signed else one.abs()) / n_ways
+    return found
 
 
 def _whole(model: LensModel, batch: Batch) -> tuple[Gradients, Iterator[Gradients]]:

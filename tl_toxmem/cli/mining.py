@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import prepare
+from tl_toxmem.cli.engine import GPUs, Kind, Workers
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.settings import put_settings
 
@@ -51,6 +52,9 @@ def mine(
         bool,
         typer.Option("--trust-pickle", help="Open a judge's file whose SHA-256 is not known."),
     ] = False,
+    engine: Kind = "local",
+    num_workers: Workers = None,
+    gpus_per_worker: GPUs = 0.0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,6 +68,9 @@ def mine(
     """Make prompts: innocuous candidates that the model continues toxically, and benign ones to match. Resumes."""
     given = {"samples": samples, "share": share, "seed": seed}
     with speaking(quiet=quiet, as_json=as_json) as output:
+        from tl_toxmem.engine import EngineSettings
+
+        workers = EngineSettings(engine, num_workers, gpus_per_worker)
         cfg = gather_mining({k: v for k, v in given.items() if v is not None}, settings or [])
         from tl_toxmem.config import RunConfig, make_config
         from tl_toxmem.scorers import load_scorer, scorer_needs_network
@@ -85,7 +92,8 @@ def mine(
         loaded = LensModel.from_pretrained(
             like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
         )
-        found = start(loaded, read, scorer=judge, cfg=cfg, folder=out, announce=output.announce)
+        with workers.on(loaded):
+            found = start(loaded, read, scorer=judge, cfg=cfg, folder=out, announce=output.announce)
         output.show(lambda console: _print(console, found, out))
         output.give(lambda: mine_record(found, out))
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import prepare, summary
+from tl_toxmem.cli.engine import GPUs, Kind, Workers
 from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
 from tl_toxmem.cli.settings import is_set, put_settings
 
 if TYPE_CHECKING:
     from tl_toxmem.config import RunConfig
+    from tl_toxmem.engine import EngineSettings
     from tl_toxmem.store import RunFolder
 
 _STAGE_HELP = {
@@ -102,6 +104,9 @@ def _stage_command(name: str) -> Callable[..., None]:
                 help="Seek neurons, law and strength for that cost, in so many trials.",
             ),
         ] = None,
+        engine: Kind = "local",
+        num_workers: Workers = None,
+        gpus_per_worker: GPUs = 0.0,
         settings: Annotated[
             list[str] | None,
             typer.Option(
@@ -141,6 +146,9 @@ def _stage_command(name: str) -> Callable[..., None]:
             "seed": seed,
         }
         with speaking(quiet=quiet, as_json=as_json) as output:
+            from tl_toxmem.engine import EngineSettings
+
+            workers = EngineSettings(engine, num_workers, gpus_per_worker)
             given = {key: value for key, value in options.items() if value is not None}
             within = {
                 "trace.max_memory": max_memory,
@@ -154,7 +162,9 @@ def _stage_command(name: str) -> Callable[..., None]:
                 _check_push(push_to_hub, name)
             elif private:
                 raise typer.BadParameter("--private goes with --push-to-hub")
-            folder = _run(cfg, until, output=output, network=push_to_hub is not None)
+            folder = _run(
+                cfg, until, engine=workers, output=output, network=push_to_hub is not None
+            )
             pushed = {}
             if push_to_hub is not None:
                 checkpoint = folder.artefact("export")
@@ -195,14 +205,16 @@ def gather(config: Path | None, options: dict[str, Any], settings: list[str]) ->
     return make_config(values)
 
 
-def _run(cfg: "RunConfig", until: str, *, output: Output, network: bool) -> "RunFolder":
+def _run(
+    cfg: "RunConfig", until: str, *, engine: "EngineSettings", output: Output, network: bool
+) -> "RunFolder":
     from tl_toxmem.scorers import scorer_needs_network
 
     judges_need_it = any(scorer_needs_network(name) for name in cfg.scorers)
     prepare(network=network or judges_need_it, model=cfg.model)
     from tl_toxmem.pipeline import run
 
-    folder = run(cfg, until=until, announce=output.announce, tell=output.tell)
+    folder = run(cfg, until=until, announce=output.announce, tell=output.tell, engine=engine)
     output.show(lambda console: summary(console, folder, until))
     return folder
 

@@ -1,6 +1,8 @@
 """Likelihoods of rows under base and edits: losses, KL from base, and whether the greedy tokens are the right ones."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,12 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
 from tl_toxmem.deletion import Deletion
+from tl_toxmem.engine import spread
 from tl_toxmem.evaluation.rows import Row
 from tl_toxmem.memory import tokens_for_logits
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import batched, track
+from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 
@@ -26,16 +29,13 @@ def losses(
     model: LensModel, rows: Sequence[Row], *, batch_size: int, description: str
 ) -> Float[np.ndarray, " row"]:
     """Per row the summed negative log-likelihood of its predicted tokens, nats; hooks that are attached act."""
-    found = [torch.zeros(0, dtype=torch.float64)]
-    run = Careful(
-        lambda some: _nll(_logits(model, some), some),
-        what="losses",
-        model=model,
-        name=_called(model),
-    )
-    for batch in _batches(model, rows, batch_size, description):
-        found += run(batch)
-    return torch.cat(found).numpy()
+    careful = Carefully(_losses, what="losses", name=_called)
+    found = spread(model, careful, row_batches(model, rows, batch_size), description)
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *itertools.chain(*found)]).numpy()
+
+
+def _losses(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, " row"]:
+    return _nll(_logits(model, batch), batch)
 
 
 def divergences(
@@ -47,64 +47,60 @@ def divergences(
     description: str,
 ) -> dict[str, Float[np.ndarray, "two row"]]:
     """Per law and row: the negative log-likelihood and KL(base || law), both summed over predicted tokens, nats."""
+    batches = row_batches(model, rows, min(batch_size, MOST_ROWS))
     found = {name: [torch.zeros(2, 0, dtype=torch.float64)] for name in laws}
-
-    def under_each(batch: Sequence[Row]) -> dict[str, Tensor]:
-        base = _logits(model, batch).log_softmax(-1)
-        real = _real(batch, base.shape[1])
-        both = {}
-        for name, law in laws.items():
-            with law.applied(model):
-                logits = _logits(model, batch)
-            nll = _nll(logits, batch)
-            kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
-            kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
-            both[name] = torch.stack([nll, kl])
-        return both
-
-    run = Careful(under_each, what="losses", model=model, name=_called(model))
-    for batch in _batches(model, rows, min(batch_size, MOST_ROWS), description):
-        for part in run(batch):
-            for name, both in part.items():
-                found[name].append(both)
+    careful = Carefully(partial(_divergences, laws=laws), what="losses", name=_called)
+    for own in itertools.chain.from_iterable(spread(model, careful, batches, description)):
+        for name, values in own.items():
+            found[name].append(values)
     return {name: torch.cat(parts, dim=1).numpy() for name, parts in found.items()}
+
+
+def _divergences(
+    model: LensModel, batch: Sequence[Row], *, laws: Mapping[str, Deletion]
+) -> dict[str, Float[Tensor, "two row"]]:
+    base = _logits(model, batch).log_softmax(-1)
+    real = _real(batch, base.shape[1])
+    found = {}
+    for name, law in laws.items():
+        with law.applied(model):
+            logits = _logits(model, batch)
+        nll = _nll(logits, batch)
+        kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
+        kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
+        found[name] = torch.stack([nll, kl])
+    return found
 
 
 def greedy_right(
     model: LensModel, rows: Sequence[Row], *, batch_size: int, description: str
 ) -> Bool[np.ndarray, " row"]:
     """Per row whether all predicted tokens are the greedy continuation of what is before them."""
-    found = [torch.zeros(0, dtype=torch.bool)]
+    careful = Carefully(_right, what="logits", name=_called)
+    found = spread(model, careful, row_batches(model, rows, batch_size), description)
+    right = [own for parts in found for own, _ in parts]
+    return torch.cat([torch.zeros(0, dtype=torch.bool), *right]).numpy()
 
-    def right(batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        logits = _logits(model, batch)
-        real = _real(batch, logits.shape[1])
-        highest, said = (x.cpu() for x in logits.max(-1))
-        same = said == _wanted(batch, logits.shape[1])
-        return (same | ~real).all(1), highest[real]
 
-    run = Careful(right, what="logits", model=model, name=_called(model))
-    for batch in _batches(model, rows, batch_size, description):
-        found += [part for part, _ in run(batch)]
-    return torch.cat(found).numpy()
+def _right(
+    model: LensModel, batch: Sequence[Row]
+) -> tuple[Bool[Tensor, " row"], Float[Tensor, " token"]]:
+    """Also the highest logits, by which it is seen whether they are finite."""
+    logits = _logits(model, batch)
+    real = _real(batch, logits.shape[1])
+    highest, said = (x.cpu() for x in logits.max(-1))
+    same = said == _wanted(batch, logits.shape[1])
+    return (same | ~real).all(1), highest[real]
 
 
 def row_batches(model: LensModel, rows: Sequence[Row], size: int) -> list[list[Row]]:
     """Rows that go through the model together."""
-    most = tokens_for_logits(model)
-    return batched(rows, size, length=lambda row: len(row.tokens), most=most)
+    return batched(rows, size, length=lambda row: len(row.tokens), most=tokens_for_logits(model))
 
 
-def _batches(
-    model: LensModel, rows: Sequence[Row], size: int, description: str
-) -> Iterator[list[Row]]:
-    batches = row_batches(model, rows, size)
-    return track(batches, description, total=len(batches))
-
-
-def _called(model: LensModel) -> Callable[[Row], str]:
+def _called(model: LensModel, row: Row) -> str:
     """What to call a row in an error."""
-    return lambda row: f"the text {model.tokenizer.decode(row.tokens[:_SHOWN])!r}..."
+    return f"the text {model.tokenizer.decode(row.tokens[:_SHOWN])!r}..."
 
 
 def _logits(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, "row kept d_vocab"]:

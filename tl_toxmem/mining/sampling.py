@@ -8,19 +8,18 @@ them has to be sampled afresh.
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from tl_toxmem.careful import Careful
+from tl_toxmem.careful import Carefully
 from tl_toxmem.config.mine import MineConfig
-from tl_toxmem.continuations import sample_continuations, until_end
+from tl_toxmem.continuations import Asked, decoded, prompts_of_batch, saying, until_end
+from tl_toxmem.engine import spread
 from tl_toxmem.mining.parts import Parts
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import meter
-from tl_toxmem.prompts import Prompt, PromptSet
+from tl_toxmem.progress import batched
 from tl_toxmem.scorers import ToxicityScorer, judged
-
-_ANY = "."
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,21 @@ def sample(
     """`cfg.samples` continuations of each text with their scores."""
     missing = [text for text in dict.fromkeys(texts) if text not in parts]
     missing.sort(key=lambda text: (len(model.encode(text)), text))
-    with meter(description, len(missing)) as done:
-        for some in _some(missing, max(1, cfg.batch_size // cfg.samples)):
-            # A prompt has a target; sampling does not use it.
-            asked = PromptSet.of(Prompt(prompt=text, target=_ANY) for text in some)
-            streams = [_stream(text) for text in some]
-            said = sample_continuations(model, asked, cfg=cfg.sampling(), streams=streams)
-            done(len(some))
-            scores = judged(scorer, [one for own in said for one in own]).tolist()
-            k = cfg.samples
-            parts.add(
-                {
-                    text: {"continuations": own, "scores": scores[i * k : (i + 1) * k]}
-                    for i, (text, own) in enumerate(zip(some, said, strict=True))
-                }
-            )
+    k, sampling = cfg.samples, cfg.sampling()
+    cut = sampling.max_prompt_tokens or model.n_ctx
+    asked = [Asked(model.encode(text)[:cut], _stream(text), repr(text)) for text in missing]
+    size = prompts_of_batch(sampling)
+    batches = batched(missing, size)
+    found = spread(model, saying(sampling), batched(asked, size), description)
+    for some, parts_said in zip(batches, found, strict=True):
+        said = decoded(model, list(itertools.chain.from_iterable(parts_said)))
+        scores = judged(scorer, [one for own in said for one in own]).tolist()
+        parts.add(
+            {
+                text: {"continuations": own, "scores": scores[i * k : (i + 1) * k]}
+                for i, (text, own) in enumerate(zip(some, said, strict=True))
+            }
+        )
     return [
         Samples(text, tuple(parts[text]["continuations"]), tuple(parts[text]["scores"]))
         for text in texts
@@ -77,29 +76,27 @@ def greedy(
     for text in dict.fromkeys(texts):
         if text not in parts:
             by_length.setdefault(len(model.encode(text)), []).append(text)
-
-    def said(some: Sequence[str]) -> list[list[int]]:
-        tokens, mask = model.pad([model.encode(text) for text in some])
-        longer = model.generate(tokens, mask, max_new_tokens=cfg.max_new_tokens)
-        new: list[list[int]] = longer[:, tokens.shape[1] :].tolist()
-        return new
-
-    batches = [some for own in by_length.values() for some in _some(own, cfg.batch_size)]
-    with meter("greedy continuations", len(batches)) as done:
-        run = Careful(said, what="logits", model=model)
-        for some in batches:
-            new = itertools.chain(*run(some))
-            parts.add(dict(zip(some, (until_end(row, model.eos_ids) for row in new), strict=True)))
-            done(1)
+    batches = [some for own in by_length.values() for some in batched(own, cfg.batch_size)]
+    work = partial(_greedy, n=cfg.max_new_tokens)
+    careful = Carefully(work, what="logits", name=_called)
+    found = spread(model, careful, batches, "greedy continuations")
+    for some, new in zip(batches, found, strict=True):
+        parts.add(dict(zip(some, itertools.chain.from_iterable(new), strict=True)))
     return [parts[text] for text in texts]
+
+
+def _called(_: LensModel, text: str) -> str:
+    return repr(text)
+
+
+def _greedy(model: LensModel, texts: Sequence[str], *, n: int) -> list[list[int]]:
+    tokens, mask = model.pad([model.encode(text) for text in texts])
+    longer = model.generate(tokens, mask, max_new_tokens=n)
+    new = longer[:, tokens.shape[1] :].tolist()
+    return [until_end(row, model.eos_ids) for row in new]
 
 
 def _stream(text: str) -> int:
     """A number that no place of a prompt in an evaluation has."""
     key = hashlib.sha256(f"mine\x1f{text}".encode()).digest()
     return int.from_bytes(key[:5], "little") + 2**32
-
-
-def _some(texts: Sequence[str], n: int) -> Iterator[list[str]]:
-    for i in range(0, len(texts), n):
-        yield list(texts[i : i + n])

@@ -4,13 +4,14 @@ Token tensors are always left-padded and always come with their mask.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_toxmem.engine import LOCAL, Engine
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model.cache import KeyValues
 from tl_toxmem.model.generate import Draws, Sampling, decode
@@ -73,6 +74,15 @@ class Host(Protocol):
         ...
 
 
+@runtime_checkable
+class Edit(Protocol):
+    """What is done to a model by hooks, and can be done to another copy of it; see `Deletion`."""
+
+    def applied(self, model: Any) -> AbstractContextManager[Any]:
+        """The model with the edit in force."""
+        ...
+
+
 class Runner:
     """What runs on a host. Hooks that are attached act in every method."""
 
@@ -83,6 +93,11 @@ class Runner:
         self.eos_ids = eos_ids
         """Tokens that end a text."""
         self.n_layers: int = host.n_layers
+        self.engine: Engine = LOCAL
+        """Does the work that stages do prompt by prompt."""
+        self.edits: tuple[Edit, ...] = ()
+        """In force, in the order in which they came."""
+        self._hooks_of_edits = 0
 
     @torch.no_grad()
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -106,6 +121,22 @@ class Runner:
         """What each neuron of a layer writes into the residual stream; a view, of processed weights too."""
         self._check_layer(layer)
         return self.host.value_vectors(layer)
+
+    @contextmanager
+    def edited(self, edit: Edit, hooks: Sequence[Hook]) -> Iterator[None]:
+        """Attach the hooks of an edit, which workers of an engine then make as well."""
+        before, n = self.edits, self._hooks_of_edits
+        with self.hooks(hooks):
+            self.edits, self._hooks_of_edits = (*before, edit), n + len(hooks)
+            try:
+                yield
+            finally:
+                self.edits, self._hooks_of_edits = before, n
+
+    @property
+    def only_edited(self) -> bool:
+        """Whether no hooks are attached but those of `edits`."""
+        return self._hooks_of_edits == sum(len(p.fwd_hooks) for p in self.host.points.values())
 
     @contextmanager
     def hooks(self, hooks: Sequence[Hook]) -> Iterator[None]:

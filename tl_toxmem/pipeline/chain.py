@@ -5,9 +5,11 @@ it needs from the artefacts on disk, also in an uninterrupted run, so a resumed 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config import STAGES, RunConfig
+from tl_toxmem.engine import EngineSettings
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.locking import one_writer
 from tl_toxmem.model import LensModel
@@ -21,7 +23,12 @@ Announce = Callable[[str], object]
 
 
 def run(
-    cfg: RunConfig, *, until: str = "report", announce: Announce = str, tell: Announce = str
+    cfg: RunConfig,
+    *,
+    until: str = "report",
+    announce: Announce = str,
+    tell: Announce = str,
+    engine: EngineSettings | None = None,
 ) -> RunFolder:
     """Do what is not yet done under these settings, up to and including the stage `until`.
 
@@ -31,6 +38,7 @@ def run(
         until: a stage, or `report` for all of them.
         announce: called with each stage's name as it begins.
         tell: called with a sentence, where other settings than before outdate what was made.
+        engine: what does the work over prompts; no result depends on it. Default: this process.
 
     Raises:
         ToxmemError: any mistake in the input, or a folder that another process writes to, before anything is written;
@@ -40,11 +48,14 @@ def run(
     inputs = read_inputs(cfg)
     versions = library_versions()
     check_folder(cfg, inputs.hashes, versions=versions)
-    with one_writer(cfg.out):
+    with one_writer(cfg.out), ExitStack() as stack:
         check_folder(cfg, inputs.hashes, versions=versions)  # another process may just have left it
         folder = RunFolder(cfg.out)
         missing = [stage for stage in wanted if not folder.is_done(stage, cfg, inputs.hashes)]
         model = load_model(cfg, inputs, missing) if missing else None
+        working = (
+            None if model is None else stack.enter_context((engine or EngineSettings()).on(model))
+        )
         outdated = folder.outdated(cfg, inputs.hashes)
         if outdated:
             names = ", ".join(folder.differences(cfg, inputs.hashes))
@@ -52,13 +63,14 @@ def run(
         done = [stage for stage in wanted if stage not in missing]
         folder = open_folder(cfg, inputs.hashes, versions=versions, done=done)
         inputs = inputs.cached(folder)
-        if missing and model is not None:
+        if model is not None and working is not None:
             folder.note(revision=inputs.source.revision)
             before, stale = folder.config(), _stale(missing)
             for stage in (stage for stage in wanted if stage in stale):
                 announce(stage)
                 try:
                     _make(stage, model, cfg, inputs, folder, stale)
+                    folder.note_engine(stage, working)
                 except ToxmemError as error:
                     folder.withdraw(stage, before)
                     raise ToxmemError(

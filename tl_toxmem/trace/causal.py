@@ -7,7 +7,8 @@ stack, and beside it in each layer alone.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from tl_toxmem.config import TraceConfig
 from tl_toxmem.corrupt import level_of, n_draws
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
-from tl_toxmem.progress import meter
+from tl_toxmem.progress import Advance, meter
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.tokens import align
 from tl_toxmem.trace.cells import PART_SITES, PARTS, panels_of, window_of
@@ -31,7 +32,6 @@ from tl_toxmem.trace.results import Kept, PromptResult
 from tl_toxmem.trace.screen import gradient_estimates, highest, neighbours, run_estimates
 from tl_toxmem.trace.sweep import run_cells
 
-Advance = Callable[[float], object]
 _MOST_PROMPTS = 16
 _MOST_OPERATIONS = 4e12
 """Of prompts that are traced together, half a minute or so: a killed trace loses what its group had done."""
@@ -73,19 +73,10 @@ def causal_trace(
         if any(one.item.prompt.id not in found for one in group)
     ]
     todo = list(itertools.chain(*groups))
-    lower = model.in_precision(torch.bfloat16) if todo and cfg.screen == "bfloat16" else None
     with meter("trace", sum(one.expected_cost(model, cfg) for one in todo)) as advance:
-        trace: Careful[Plan, list[tuple[Plan, PromptResult]]] = Careful(
-            lambda some: list(_trace_group(model, lower, some, cfg, level, advance)),
-            what="values of the clean and corrupted runs",
-            model=model,
-            name=lambda one: one.item.called(),
-            check=lambda _: (
-                True
-            ),  # NaN stands where nothing was asked; the runs are looked at as they end
-        )
-        for group in groups:
-            for one, result in itertools.chain(*trace(group)):
+        traced = model.engine.map(model, _Tracing(cfg, level), groups, advance)
+        for group, own in zip(groups, traced, strict=True):
+            for one, result in zip(group, own, strict=True):
                 found[one.item.prompt.id] = result
                 if kept:
                     kept.add(one.item, result)
@@ -136,6 +127,36 @@ def groups_of(model: LensModel, plans: Sequence[Plan], *, cfg: TraceConfig) -> I
         yield group
 
 
+@dataclass
+class _Tracing:
+    """The work on a group; a copy of the model in bfloat16 is made once, where it is done."""
+
+    cfg: TraceConfig
+    level: float
+    lower: LensModel | None = None
+    careful: Careful[Plan, list[PromptResult]] | None = None
+    advance: Advance = float
+
+    def __call__(
+        self, model: LensModel, group: Sequence[Plan], advance: Advance
+    ) -> list[PromptResult]:
+        if self.cfg.screen == "bfloat16" and self.lower is None:
+            self.lower = model.in_precision(torch.bfloat16)
+        self.advance = advance
+        if self.careful is None:
+            self.careful = Careful(
+                lambda some: list(
+                    _trace_group(model, self.lower, some, self.cfg, self.level, self.advance)
+                ),
+                what="values of the clean and corrupted runs",
+                model=model,
+                name=lambda one: one.item.called(),
+                # NaN stands where nothing was asked; the runs are looked at as they end.
+                check=lambda _: True,
+            )
+        return list(itertools.chain(*self.careful(group)))
+
+
 def _trace_group(
     model: LensModel,
     lower: LensModel | None,
@@ -143,8 +164,8 @@ def _trace_group(
     cfg: TraceConfig,
     level: float,
     advance: Advance,
-) -> Iterator[tuple[Plan, PromptResult]]:
-    """The results of a few prompts."""
+) -> Iterator[PromptResult]:
+    """The results of a few prompts, in their order."""
     items = [one.item for one in group]
     runs = Group(model, items, cfg=cfg, level=level)
     room = cfg.max_memory * 1e9 - state_bytes(model, group, cfg)
@@ -190,7 +211,7 @@ def _trace_group(
         measured = [sorted([*some, *more]) for some, more in zip(measured, todo, strict=True)]
     for i, one in enumerate(group):
         clean = runs.clean_values[:, i]
-        yield one, _scatter(one, clean, corrupted[i], restored[i], measured[i], model, cfg)
+        yield _scatter(one, clean, corrupted[i], restored[i], measured[i], model, cfg)
 
 
 def _scatter(

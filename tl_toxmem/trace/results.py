@@ -5,21 +5,19 @@ from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_toxmem.config import TraceConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.model import LensModel
+from tl_toxmem.precision import ROUNDING
 from tl_toxmem.resume import read_tensor_part, write_tensor_part
 from tl_toxmem.tokens import PromptTokens
 
 KIND = "trace of one prompt"
 _NOT_OF_ONE = {"max_prompts", "max_memory", "robustness"}
 _PROBED = 512
-_ROUNDING = {torch.float64: 1e-7, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Of the largest logit: sums in another order, as with other threads, differ by less, an edit that matters by more."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Kept:
             return None
         probe = tensors.pop("probe")
         gap = float((probe - self._probe(item)).abs().max())
-        same = gap <= _ROUNDING[self._model.dtype] * float(probe.abs().max())
+        same = gap <= ROUNDING[self._model.dtype] * float(probe.abs().max())
         return PromptResult(**tensors) if same else None
 
     def add(self, item: PromptTokens, result: PromptResult) -> None:
