@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_toxmem.config import OWN, PLACES, STAGES, RunConfig, make_config, read_toml, stage_hash
-from tl_toxmem.engine import Engine
+from tl_toxmem.engine import LOCAL, Engine
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, sync, write_bytes, write_json
 
@@ -130,7 +130,13 @@ class RunFolder:
             shutil.rmtree(aside, ignore_errors=True)
 
     def commit(
-        self, stage: str, cfg: RunConfig, inputs: Mapping[str, str], stale: Sequence[str]
+        self,
+        stage: str,
+        cfg: RunConfig,
+        inputs: Mapping[str, str],
+        stale: Sequence[str],
+        *,
+        engine: Engine = LOCAL,
     ) -> None:
         """Put what a stage made in the place of what was there, and note under which settings it was made.
 
@@ -141,6 +147,7 @@ class RunFolder:
             cfg: the settings that it was made under.
             inputs: name and SHA-256 of every input.
             stale: the stages that its new artefact outdates, itself among them.
+            engine: what did the work, for the provenance; the result does not depend on it.
         """
         self.adopt(cfg, inputs, stale)
         place, new = self.artefact(stage), replace(self, made=stage).artefact(stage)
@@ -151,6 +158,7 @@ class RunFolder:
         values = self.provenance()
         values["stages"][stage] = hash_of(cfg, stage, inputs)
         values["outputs"][ARTEFACTS[stage]] = _hash(place)
+        values["engines"] = {**values.get("engines", {}), stage: engine.facts()}
         self._write_provenance(values)
         # A trace's parts are known by their settings, and hold for other prompts before it too.
         self.forget_parts({stage} | set(stale) - {"trace"})
@@ -196,10 +204,6 @@ class RunFolder:
         values = self.provenance()
         if any(values.get(name, ...) != value for name, value in facts.items()):
             self._write_provenance({**values, **facts})
-
-    def note_engine(self, stage: str, engine: Engine) -> None:
-        """Say in the provenance what did a stage's work; its result does not depend on it."""
-        self.note(engines={**self.provenance().get("engines", {}), stage: engine.facts()})
 
     def _write_provenance(self, values: dict[str, Any]) -> None:
         write_json(

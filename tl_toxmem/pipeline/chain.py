@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from tl_toxmem.certify import library_versions
 from tl_toxmem.config import STAGES, RunConfig
-from tl_toxmem.engine import EngineSettings
+from tl_toxmem.engine import Engine, EngineSettings
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.locking import one_writer
 from tl_toxmem.model import LensModel
@@ -69,8 +69,7 @@ def run(
             for stage in (stage for stage in wanted if stage in stale):
                 announce(stage)
                 try:
-                    _make(stage, model, cfg, inputs, folder, stale)
-                    folder.note_engine(stage, working)
+                    _make(stage, model, cfg, inputs, folder, stale, working)
                 except ToxmemError as error:
                     folder.withdraw(stage, before)
                     raise ToxmemError(
@@ -91,11 +90,13 @@ def _make(
     inputs: Inputs,
     folder: RunFolder,
     stale: Sequence[str],
+    engine: Engine,
 ) -> None:
     """One stage, whole or not at all."""
     with folder.making(stage) as aside:
         STAGE_FUNCTIONS[stage](model, cfg, inputs, aside)
-        folder.commit(stage, cfg, inputs.hashes, stale[stale.index(stage) :])
+        outdated = stale[stale.index(stage) :]
+        folder.commit(stage, cfg, inputs.hashes, outdated, engine=engine)
 
 
 def _stale(missing: Sequence[str]) -> Sequence[str]:
