@@ -1,8 +1,8 @@
 """Throw mutated files at every reader: anything but a record or a ToxmemError is a find.
 
-    python -m venv --system-site-packages /tmp/fuzzing
-    /tmp/fuzzing/bin/pip install atheris
-    PYTHONPATH=$PWD /tmp/fuzzing/bin/python scripts/fuzz_readers.py --minutes 60 --finds finds
+    python -m venv --system-site-packages fuzzing
+    fuzzing/bin/pip install atheris
+    PYTHONPATH=$PWD fuzzing/bin/python scripts/fuzz_readers.py --minutes 60 --finds finds
 
 Begins with a good file of each kind (`tests/reader_seeds.py`); the first byte of an input says which reader it is for.
 Goes on after a find, keeps one input for each place that an error comes from, and says so at once. A find becomes a
