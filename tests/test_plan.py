@@ -275,11 +275,12 @@ def test_the_command_plans_and_writes_nothing(small_toml, tmp_path, monkeypatch)
 
 
 def test_the_table_says_what_is_expected(capsys):
+    from tl_toxmem.cli.console import results_console
     from tl_toxmem.cli.plan import duration, show
     from tl_toxmem.plan import Plan, StageCost
 
     one = StageCost("trace", 3.0, 40.0, 1e9, 1e9, 2.0, 1.0, ("a token: the mean of both",))
-    show(Plan("demo", 2, (one,), 4.0), as_json=False)
+    show(results_console(), Plan("demo", 2, (one,), 4.0))
     printed = capsys.readouterr().out
     assert "2.0 h" in printed
     assert "2 workers" in printed

@@ -1,16 +1,18 @@
 """The command that says what a run will take: plan."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tl_toxmem.cli.console import one_line_errors, prepare, results_console
+from tl_toxmem.cli.console import prepare
 from tl_toxmem.cli.mining import gather_mining
+from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.stages import gather
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tl_toxmem.config import RunConfig
     from tl_toxmem.plan import Plan
 
@@ -58,9 +60,8 @@ def plan(
     workers: Annotated[
         int, typer.Option(min=1, help="Also for so many workers, each as fast as this machine.")
     ] = 1,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON in place of a table.")
-    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a run will take, stage by stage, before anything runs: passes, tokens, operations, memory, hours."""
     options = {
@@ -75,7 +76,7 @@ def plan(
         "dtype": dtype,
         "device": device,
     }
-    with one_line_errors():
+    with speaking(quiet=quiet, as_json=as_json) as output:
         given = {key: value for key, value in options.items() if value is not None}
         more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
         if candidates is None:
@@ -83,11 +84,12 @@ def plan(
             prepare(network=any(map(_needs_network, cfg.scorers)), model=cfg.model)
             from tl_toxmem.plan import plan_run
 
-            show(plan_run(cfg, workers=workers), as_json=as_json)
+            found = plan_run(cfg, workers=workers)
         else:
             like = gather(config, given, more)
             found = _mining(like, candidates, column, settings or [], workers)
-            show(found, as_json=as_json)
+        output.show(lambda console: show(console, found))
+        output.give(found.to_json)
 
 
 def _mining(
@@ -121,14 +123,10 @@ def _needs_network(name: str) -> bool:
     return needs(name)
 
 
-def show(found: "Plan", *, as_json: bool) -> None:
-    """Print it, as a table and what is to be known of it, or as JSON."""
+def show(console: "Console", found: "Plan") -> None:
+    """Print it as a table, and what is to be known of it."""
     from tl_toxmem.plan import LEFT_OUT
 
-    console = results_console()
-    if as_json:
-        console.print_json(json.dumps(found.to_json()))
-        return
     console.print(_table(found))
     console.print(
         f"All of it is estimated: counted from the settings and timed in {found.seconds:.0f} s on this machine. "
