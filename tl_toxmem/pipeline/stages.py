@@ -17,6 +17,7 @@ from tl_toxmem.pipeline.inputs import Inputs, texts_of
 from tl_toxmem.pipeline.selecting import choose
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of, loudness_ratios
+from tl_toxmem.select.greedy import MOST_SINGLES
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import (
     Trace,
@@ -24,9 +25,6 @@ from tl_toxmem.trace import (
     check_robustness,
     parts_of,
 )
-
-MOST_SINGLES = 200
-"""Selected neurons that are also measured one by one, to hold the sum against their joint effect."""
 
 
 def _prompts(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:

@@ -30,11 +30,10 @@ from tl_toxmem.plan.passes import (
 from tl_toxmem.plan.work import Shape, Tally, Work
 from tl_toxmem.progress import batched
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.select.greedy import MOST_SINGLES
 from tl_toxmem.select.how_many import MAX_TOKENS, sizes_to_try
 from tl_toxmem.tokens import align
 
-MOST_SINGLES = 200
-"""As in the pipeline: a larger selection is not measured one by one."""
 _CHOSEN = 20
 """Neurons, where nobody says how many."""
 

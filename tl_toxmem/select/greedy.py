@@ -23,6 +23,9 @@ from tl_toxmem.select.ranking import layers_of, rank_values
 from tl_toxmem.stats import Estimate, mean_estimate, mean_estimates
 from tl_toxmem.tokens import target_log_probs
 
+MOST_SINGLES = 200
+"""Most neurons of a selection that a run also measures one by one, to hold the sum against their joint effect."""
+
 
 @dataclass(frozen=True)
 class Joint:
