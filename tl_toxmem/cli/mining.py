@@ -13,8 +13,10 @@ from tl_toxmem.cli.settings import put_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tl_toxmem.config import MineConfig
-    from tl_toxmem.mining import Mined
+    from tl_toxmem.config import MineConfig, RunConfig
+    from tl_toxmem.mining import Candidates, Mined
+    from tl_toxmem.model import LensModel
+    from tl_toxmem.scorers import ToxicityScorer
 
 
 def add_to(app: typer.Typer) -> None:
@@ -72,30 +74,50 @@ def mine(
 
         workers = EngineSettings(engine, num_workers, gpus_per_worker)
         cfg = gather_mining({k: v for k, v in given.items() if v is not None}, settings or [])
-        from tl_toxmem.config import RunConfig, make_config
-        from tl_toxmem.scorers import load_scorer, scorer_needs_network
+        from tl_toxmem.config import make_config
 
         # What a run would make of the same options, its default judge included.
-        run = {"model": model, "out": str(out), "scorer": scorer, "host": host}
-        like: RunConfig = make_config({**run, "dtype": dtype, "device": device})
-        hub = candidates.startswith("hub:")
-        prepare(network=hub or scorer_needs_network(like.scorers[0]), model=model)
+        run: dict[str, Any] = {"model": model, "out": str(out), "scorer": scorer, "host": host}
+        run |= {
+            "dtype": dtype,
+            "device": device,
+            "prepend_bos": prepend_bos,
+            "trust_pickle": trust_pickle,
+        }
+        loaded, read, judge = load_for_mining(make_config(run), candidates, column, out=out)
         from tl_toxmem.cli.records import mine_record
         from tl_toxmem.mining import mine as start
-        from tl_toxmem.mining import read_candidates
-        from tl_toxmem.mining.parts import check_place
-        from tl_toxmem.model import LensModel
 
-        judge = load_scorer(like.scorers[0], device=device, trust_pickle=trust_pickle)
-        read = read_candidates(candidates, column=column)
-        check_place(out)
-        loaded = LensModel.from_pretrained(
-            like.model, host=host, dtype=dtype, device=device, prepend_bos=prepend_bos
-        )
         with workers.on(loaded):
             found = start(loaded, read, scorer=judge, cfg=cfg, folder=out, announce=output.announce)
         output.show(lambda console: _print(console, found, out))
         output.give(lambda: mine_record(found, out))
+
+
+def load_for_mining(
+    like: "RunConfig", candidates: str, column: str, *, out: Path | None = None
+) -> "tuple[LensModel, Candidates, ToxicityScorer]":
+    """Model, candidates and judge of a mining, as such a run would take them; what is quick to find wrong first."""
+    from tl_toxmem.scorers import load_scorer, scorer_needs_network
+
+    hub = candidates.startswith("hub:")
+    prepare(network=hub or scorer_needs_network(like.scorers[0]), model=like.model)
+    from tl_toxmem.mining import read_candidates
+    from tl_toxmem.mining.parts import check_place
+    from tl_toxmem.model import LensModel
+
+    judge = load_scorer(like.scorers[0], device=like.device, trust_pickle=like.trust_pickle)
+    read = read_candidates(candidates, column=column)
+    if out is not None:
+        check_place(out)
+    model = LensModel.from_pretrained(
+        like.model,
+        host=like.host,
+        dtype=like.dtype,
+        device=like.device,
+        prepend_bos=like.prepend_bos,
+    )
+    return model, read, judge
 
 
 def _print(console: "Console", found: "Mined", out: Path) -> None:

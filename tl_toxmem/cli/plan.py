@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_toxmem.cli.console import prepare
-from tl_toxmem.cli.mining import gather_mining
+from tl_toxmem.cli.mining import gather_mining, load_for_mining
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.stages import gather
 
@@ -81,7 +81,9 @@ def plan(
         more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
         if candidates is None:
             cfg = gather(config, given, [*(settings or []), *more])
-            prepare(network=any(map(_needs_network, cfg.scorers)), model=cfg.model)
+            from tl_toxmem.scorers import scorer_needs_network
+
+            prepare(network=any(map(scorer_needs_network, cfg.scorers)), model=cfg.model)
             from tl_toxmem.plan import plan_run
 
             found = plan_run(cfg, workers=workers)
@@ -97,30 +99,10 @@ def _mining(
 ) -> "Plan":
     """What mining these candidates takes, on the model and with the judge of such a run."""
     cfg = gather_mining({}, settings)
-    hub = candidates.startswith("hub:")
-    prepare(network=hub or _needs_network(like.scorers[0]), model=like.model)
-    from tl_toxmem.mining import read_candidates
-    from tl_toxmem.model import LensModel
+    model, read, judge = load_for_mining(like, candidates, column)
     from tl_toxmem.plan import plan_mining
-    from tl_toxmem.scorers import load_scorer
 
-    judge = load_scorer(like.scorers[0], device=like.device, trust_pickle=like.trust_pickle)
-    read = read_candidates(candidates, column=column)
-    model = LensModel.from_pretrained(
-        like.model,
-        host=like.host,
-        dtype=like.dtype,
-        device=like.device,
-        prepend_bos=like.prepend_bos,
-    )
     return plan_mining(model, read, scorer=judge, cfg=cfg, workers=workers)
-
-
-def _needs_network(name: str) -> bool:
-    """Whether a judge may have to be downloaded; imported late, as torch is."""
-    from tl_toxmem.scorers import scorer_needs_network as needs
-
-    return needs(name)
 
 
 def show(console: "Console", found: "Plan") -> None:
