@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import bootstrap
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score, roc_auc_score
 
 from tl_toxmem.scorers import load_scorer
 
+Measure = Callable[[np.ndarray, np.ndarray], float]
 THRESHOLD = 0.5
 RESAMPLES = 1000
 
@@ -30,20 +32,22 @@ def read(path: Path, model: str) -> tuple[list[str], np.ndarray]:
     return [one["text"] for one in scored], np.array([one["toxicity"] for one in scored])
 
 
-def with_interval(
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    truth: np.ndarray,
-    scores: np.ndarray,
-    seed: int,
-) -> str:
+def with_interval(measure: Measure, truth: np.ndarray, scores: np.ndarray, seed: int) -> str:
     """A measure of (toxic or not, score), with its 95 % interval."""
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(truth), len(truth)) for _ in range(RESAMPLES)]
-    low, high = np.percentile([measure(truth[i], scores[i]) for i in draws], [2.5, 97.5])
+    found = bootstrap(
+        (truth, scores),
+        measure,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        paired=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
     return f"{measure(truth, scores):.3f} ({low:.3f} to {high:.3f})"
 
 
-MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+MEASURES: dict[str, Measure] = {
     "AUROC": roc_auc_score,
     "precision": lambda truth, scores: precision_score(truth, scores >= THRESHOLD),
     "recall": lambda truth, scores: recall_score(truth, scores >= THRESHOLD),
