@@ -1,12 +1,27 @@
 """The command that says what a run will take: plan."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tl_toxmem.cli.console import prepare
 from tl_toxmem.cli.mining import gather_mining, load_for_mining
+from tl_toxmem.cli.options import (
+    Benign,
+    Config,
+    Device,
+    Dtype,
+    Host,
+    Labelled,
+    MaxMemory,
+    Model,
+    Neutral,
+    Prompts,
+    Scorers,
+    Settings,
+    TrustPickle,
+    given,
+)
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.stages import gather
 
@@ -23,33 +38,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def plan(
-    config: Annotated[
-        Path | None, typer.Argument(help="A TOML file, or a run folder, as of run.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts as JSONL.")] = None,
-    benign: Annotated[Path | None, typer.Option(help="Benign prompts, JSONL.")] = None,
-    labelled: Annotated[Path | None, typer.Option(help="Toxic and other texts, JSONL.")] = None,
-    neutral: Annotated[Path | None, typer.Option(help="Neutral text, one document a line.")] = None,
-    scorer: Annotated[list[str] | None, typer.Option(help="The judges, as of run.")] = None,
-    trust_pickle: Annotated[
-        bool,
-        typer.Option("--trust-pickle", help="Open a judge's pickled weights of unknown hash."),
-    ] = False,
-    host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
-    max_memory: Annotated[
-        float | None, typer.Option(metavar="GB", help="Gigabytes a trace may take.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other setting of the run. Repeatable."),
-    ] = None,
+    config: Config = None,
+    model: Model = None,
+    prompts: Prompts = None,
+    benign: Benign = None,
+    labelled: Labelled = None,
+    neutral: Neutral = None,
+    scorer: Scorers = None,
+    trust_pickle: TrustPickle = False,
+    host: Host = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    max_memory: MaxMemory = None,
+    settings: Settings = None,
     candidates: Annotated[
         str | None,
         typer.Option(
@@ -64,23 +65,22 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What a run will take, stage by stage, before anything runs: passes, tokens, operations, memory, hours."""
-    options = {
-        "model": model,
-        "prompts": prompts,
-        "benign": benign,
-        "labelled": labelled,
-        "neutral": neutral,
-        "scorer": scorer or None,
-        "trust_pickle": trust_pickle or None,
-        "host": host,
-        "dtype": dtype,
-        "device": device,
-    }
+    options = given(
+        model=model,
+        prompts=prompts,
+        benign=benign,
+        labelled=labelled,
+        neutral=neutral,
+        scorer=scorer,
+        trust_pickle=trust_pickle,
+        host=host,
+        dtype=dtype,
+        device=device,
+    )
     with speaking(quiet=quiet, as_json=as_json) as output:
-        given = {key: value for key, value in options.items() if value is not None}
         more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
         if candidates is None:
-            cfg = gather(config, given, [*(settings or []), *more])
+            cfg = gather(config, options, [*(settings or []), *more])
             from tl_toxmem.scorers import scorer_needs_network
 
             prepare(network=any(map(scorer_needs_network, cfg.scorers)), model=cfg.model)
@@ -88,7 +88,7 @@ def plan(
 
             found = plan_run(cfg, workers=workers)
         else:
-            like = gather(config, given, more)
+            like = gather(config, options, more)
             found = _mining(like, candidates, column, settings or [], workers)
         output.show(lambda console: show(console, found))
         output.give(found.to_json)

@@ -8,6 +8,22 @@ import typer
 
 from tl_toxmem.cli.console import prepare, summary
 from tl_toxmem.cli.engine import GPUs, Kind, Workers
+from tl_toxmem.cli.options import (
+    Benign,
+    Config,
+    Device,
+    Dtype,
+    Host,
+    Labelled,
+    MaxMemory,
+    Model,
+    Neutral,
+    Prompts,
+    Scorers,
+    Settings,
+    TrustPickle,
+    given,
+)
 from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
 from tl_toxmem.cli.settings import is_set, put_settings
 
@@ -42,55 +58,22 @@ def _stage_command(name: str) -> Callable[..., None]:
     until = "report" if name in _WHOLE else name
 
     def command(
-        config: Annotated[
-            Path | None, typer.Argument(help="A TOML file, or a run folder to go on with.")
-        ] = None,
-        model: Annotated[
-            str | None, typer.Option(help="Local folder, hub id (gpt2-xl), or 'demo'.")
-        ] = None,
-        prompts: Annotated[
-            Path | None, typer.Option(help="Prompts as JSONL: prompt, target, subject, ...")
-        ] = None,
-        benign: Annotated[
-            Path | None, typer.Option(help="Benign prompts with their right continuations, JSONL.")
-        ] = None,
-        labelled: Annotated[
-            Path | None,
-            typer.Option(
-                help="Toxic and other texts, JSONL: for attribution by experts or probe, and for aura, value_vectors "
-                "and probe_shift in compare. May be given later."
-            ),
-        ] = None,
-        neutral: Annotated[
-            Path | None, typer.Option(help="Neutral text, one document a line.")
-        ] = None,
+        config: Config = None,
+        model: Model = None,
+        prompts: Prompts = None,
+        benign: Benign = None,
+        labelled: Labelled = None,
+        neutral: Neutral = None,
         out: Annotated[
             Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
         ] = None,
-        scorer: Annotated[
-            list[str] | None,
-            typer.Option(
-                help="'profanity', 'detoxify:NAME', 'detoxify:FILE.ckpt' or 'hf:NAME_OR_FOLDER#LABEL'. Repeatable: "
-                "the first decides, the others report."
-            ),
-        ] = None,
-        trust_pickle: Annotated[
-            bool,
-            typer.Option(
-                "--trust-pickle",
-                help="Open a judge's pickled weights of unknown hash; they may run any code.",
-            ),
-        ] = False,
-        host: Annotated[str | None, typer.Option(help="auto, hooked or bridge.")] = None,
-        dtype: Annotated[
-            str | None, typer.Option(help="float32, float64, bfloat16 or float16.")
-        ] = None,
-        device: Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")] = None,
+        scorer: Scorers = None,
+        trust_pickle: TrustPickle = False,
+        host: Host = None,
+        dtype: Dtype = None,
+        device: Device = None,
         seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
-        max_memory: Annotated[
-            float | None,
-            typer.Option(metavar="GB", help="Gigabytes a trace may take beside the model."),
-        ] = None,
+        max_memory: MaxMemory = None,
         max_perplexity_increase: Annotated[
             float | None,
             typer.Option(
@@ -107,13 +90,7 @@ def _stage_command(name: str) -> Callable[..., None]:
         engine: Kind = "local",
         num_workers: Workers = None,
         gpus_per_worker: GPUs = 0.0,
-        settings: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set",
-                help="Any other setting, such as --set trace.window=5; =default for its default. Repeatable.",
-            ),
-        ] = None,
+        settings: Settings = None,
         push_to_hub: Annotated[
             str | None,
             typer.Option(
@@ -131,25 +108,24 @@ def _stage_command(name: str) -> Callable[..., None]:
         quiet: Quiet = False,
         as_json: AsJson = False,
     ) -> None:
-        options = {
-            "model": model,
-            "prompts": prompts,
-            "benign": benign,
-            "labelled": labelled,
-            "neutral": neutral,
-            "out": out,
-            "scorer": scorer or None,
-            "trust_pickle": trust_pickle or None,
-            "host": host,
-            "dtype": dtype,
-            "device": device,
-            "seed": seed,
-        }
+        options = given(
+            model=model,
+            prompts=prompts,
+            benign=benign,
+            labelled=labelled,
+            neutral=neutral,
+            out=out,
+            scorer=scorer,
+            trust_pickle=trust_pickle,
+            host=host,
+            dtype=dtype,
+            device=device,
+            seed=seed,
+        )
         with speaking(quiet=quiet, as_json=as_json) as output:
             from tl_toxmem.engine import EngineSettings
 
             workers = EngineSettings(engine, num_workers, gpus_per_worker)
-            given = {key: value for key, value in options.items() if value is not None}
             within = {
                 "trace.max_memory": max_memory,
                 "select.max_perplexity_increase": max_perplexity_increase,
@@ -157,7 +133,7 @@ def _stage_command(name: str) -> Callable[..., None]:
                 "with_comparison": "true" if name == "compare" else None,
             }
             more = [f"{key}={value}" for key, value in within.items() if value is not None]
-            cfg = gather(config, given, [*(settings or []), *more])
+            cfg = gather(config, options, [*(settings or []), *more])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)
             elif private:
