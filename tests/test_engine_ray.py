@@ -215,6 +215,12 @@ class TestDemo:
                 list(engine.map(demo, divides, [0, 0], float))
             assert list(engine.map(demo, divides, [1, 2, 4], float)) == [1.0, 0.5, 0.25]
 
+    def test_what_a_worker_says_is_said_here(self, engine, demo, caplog):
+        with Standing(engine).on(demo):
+            assert list(engine.map(demo, says, ["one", "two"], float)) == [3, 3]
+        said = sorted(record.getMessage() for record in caplog.records)
+        assert said == [f"tl-toxmem: {word} [a worker of Ray]" for word in ("one", "two")]
+
     def test_what_other_hooks_are_attached_to_is_done_here(self, engine, demo):
         before = engine.jobs
         with demo.hooks([("mlp_post", 0, lambda x: x)]):
@@ -275,6 +281,13 @@ def refuses(model, item, advance):
 
 def divides(model, item, advance):
     return 1 / item
+
+
+def says(model, item, advance):
+    from tl_toxmem.notice import notice
+
+    notice(item)
+    return len(item)
 
 
 def process(model, item, advance):

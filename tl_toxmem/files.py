@@ -19,9 +19,11 @@ from torch import Tensor
 
 from tl_toxmem.config import FORMAT_VERSION
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.progress import meter
 from tl_toxmem.reading import parse_json
 
 TEMPORARY = ".partial"
+_PIECE = 2**22
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -208,5 +210,9 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with open(path, "rb") as file, meter(f"hash {path.name}", path.stat().st_size) as advance:
+        while piece := file.read(_PIECE):
+            total.update(piece)
+            advance(len(piece))
+    return total.hexdigest()

@@ -42,6 +42,24 @@ def one_writer(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def check_out(folder: Path) -> None:
+    """Refuse, before anything is written, a place where no folder can be made or written to.
+
+    Raises:
+        ToxmemError: a file or a link that leads nowhere, there or on the way, or no permission.
+    """
+    nearest = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    problem = None
+    if not nearest.exists():
+        problem = "is a link that leads nowhere"
+    elif not nearest.is_dir():
+        problem = "is a file"
+    elif not os.access(nearest, os.W_OK):
+        problem = "cannot be written to"
+    if problem:
+        raise ToxmemError(f"{nearest} {problem}: give another --out")
+
+
 def _lock(file: Path) -> int:
     """A descriptor that has the lock."""
     while True:

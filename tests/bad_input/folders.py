@@ -50,10 +50,17 @@ CASES += [
     for name, files, says in (
         ("is-a-file", {"out": b"x"}, "out"),
         ("has-other-things", {"out/x": b"x"}, "out is not empty and is no run folder"),
+        ("dangles", {"out": Link("nowhere")}, "out is a link that leads nowhere"),
     )
 ]
 CASES += [
     Case("out-below-a-file", "run --model demo --out file/out", "file is a file", {"file": b"x"}),
+    Case(
+        "out-below-a-loop",
+        "run --model demo --out a/out",
+        "a is a link that leads nowhere",
+        {"a": Link("b"), "b": Link("a")},
+    ),
 ]
 _SETTINGS = "mined/settings.json"
 _MINE = "mine --model demo --candidates c.jsonl --out mined --set min_tokens=1"

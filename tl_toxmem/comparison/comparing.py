@@ -14,6 +14,7 @@ from tl_toxmem.deletion import Deletion
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import BASE, Baseline, Evaluation, evaluate, measure_base
 from tl_toxmem.model import LensModel
+from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 from tl_toxmem.trace import Trace
@@ -58,7 +59,8 @@ def compare(
     no_regression = why_no_regression(material.prompts, trace) if trace is not None else None
     baseline: Baseline | None = None
     parts: list[Part] = []
-    for name in (*([OURS] if deletion is not None else []), *chosen):
+    names = (*([OURS] if deletion is not None else []), *chosen)
+    for name in track(names, "methods", total=len(names)):
         own = deletion if name == OURS else None
         strengths: tuple[float, ...] = ()
         if own is None:

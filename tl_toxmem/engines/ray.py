@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tl_toxmem.engine import LOCAL, Engine, Work
 from tl_toxmem.engines.worker import Worker, like
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.notice import notice
 from tl_toxmem.progress import Advance
 
 if TYPE_CHECKING:
@@ -140,9 +141,11 @@ class RayEngine:
         waiting: dict[int, R] = {}
         for place in range(len(items)):
             while place not in waiting:
-                own, result, done = self._got(pool)
+                own, result, done, said = self._got(pool)
                 waiting[own] = result
                 advance(done)
+                for words in said:
+                    notice(f"{words} [a worker of Ray]")
             yield waiting.pop(place)
 
     def facts(self) -> dict[str, Any]:
@@ -215,8 +218,8 @@ class RayEngine:
             )
         return found
 
-    def _got(self, pool: Any) -> tuple[int, Any, float]:
-        found: tuple[int, Any, float]
+    def _got(self, pool: Any) -> tuple[int, Any, float, list[str]]:
+        found: tuple[int, Any, float, list[str]]
         with self._errors():
             found = pool.get_next_unordered()
         return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.notice import hearing
 
 if TYPE_CHECKING:
     from tl_toxmem.model import LensModel
@@ -107,8 +108,10 @@ class Worker:
         self._loaded()
         return os.getpid()
 
-    def do(self, number: int, job: list[Any], place: int, item: Any) -> tuple[int, Any, float]:
-        """Do a job's work on the item at a place: the place, the result, and the sizes of all pieces.
+    def do(
+        self, number: int, job: list[Any], place: int, item: Any
+    ) -> tuple[int, Any, float, list[str]]:
+        """Do a job's work on the item at a place: the place, the result, the sizes of all pieces, what is to be said.
 
         Args:
             number: of the job.
@@ -125,10 +128,11 @@ class Worker:
         _, work, edits = self._job
         sizes: list[float] = []
         with ExitStack() as stack:
+            said = stack.enter_context(hearing())
             for edit in edits:
                 stack.enter_context(edit.applied(model))
             result = work(model, item, sizes.append)
-        return place, result, sum(sizes)
+        return place, result, sum(sizes), said
 
     def _loaded(self) -> "LensModel":
         if self._model is None:

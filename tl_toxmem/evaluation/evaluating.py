@@ -24,6 +24,7 @@ from tl_toxmem.evaluation.measures import BASE
 from tl_toxmem.evaluation.record import EditResult, Evaluation, Example
 from tl_toxmem.evaluation.rows import continuation_rows, window_of
 from tl_toxmem.model import LensModel
+from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer, judge_agreement
 
@@ -68,7 +69,7 @@ def evaluate(
     tasks = [*baseline.tasks]
     diverged = _divergences(model, baseline, deletions)
     found = {BASE: baseline.found}
-    for name, deletion in deletions.items():
+    for name, deletion in track(deletions.items(), "edits", total=len(deletions)):
         known = diverged[name][0]
         with deletion.applied(model):
             own = measure(model, baseline.on, scorers=scorers, name=name, windows=known)

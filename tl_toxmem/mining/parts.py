@@ -11,7 +11,7 @@ from typing import Any
 
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, write_json
-from tl_toxmem.locking import LOCK
+from tl_toxmem.locking import LOCK, check_out
 from tl_toxmem.mining.screening import text_hash
 from tl_toxmem.resume import read_part, write_part
 
@@ -51,10 +51,9 @@ def check_folder(folder: Path) -> None:
     """Refuse, before anything is written, what is no folder of mining.
 
     Raises:
-        ToxmemError: a file, or a folder with something else in it.
+        ToxmemError: see `check_out`; or a folder with something else in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ToxmemError(f"{folder} is a file: give another --out")
+    check_out(folder)
     inside = [p.name for p in folder.iterdir()] if folder.exists() else []
     if SETTINGS not in inside and any(
         name != LOCK and not name.endswith(TEMPORARY) for name in inside

@@ -1,13 +1,12 @@
 """A run folder is opened: refused if it is another run's, begun if it is new, cleared of what a kill left."""
 
-import os
 import shutil
 from collections.abc import Sequence
 
 from tl_toxmem.config import FOLDER, STAGES, RunConfig
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, write_json
-from tl_toxmem.locking import LOCK
+from tl_toxmem.locking import LOCK, check_out
 from tl_toxmem.store import CONFIG, LATER, PROVENANCE, RunFolder
 
 
@@ -20,15 +19,11 @@ def check_folder(cfg: RunConfig, inputs: dict[str, str], *, versions: dict[str, 
         versions: of the libraries.
 
     Raises:
-        ToxmemError: a file, a folder that cannot be written or has something else in it, another model or split,
+        ToxmemError: see `check_out`; or a folder that has something else in it, another model or split,
             changed inputs, other versions.
     """
     path = cfg.out
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not nearest.is_dir():
-        raise ToxmemError(f"{nearest} is a file: give another --out")
-    if not os.access(nearest, os.W_OK):
-        raise ToxmemError(f"{nearest} cannot be written to: give another --out")
+    check_out(path)
     inside = [p.name for p in path.iterdir()] if path.exists() else []
     if all(name == LOCK or name.endswith(TEMPORARY) for name in inside):
         return
