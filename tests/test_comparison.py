@@ -33,6 +33,13 @@ def material(model, prompts, scores):
     )
 
 
+def others(prompts):
+    """As many prompts that methods may be made from where these are measured."""
+    from tl_toxmem import PromptSet
+
+    return PromptSet.of(p.model_copy(update={"prompt": f"Now {p.prompt}"}) for p in prompts)
+
+
 def run(model, prompts, scores, **more):
     from tl_toxmem.comparison import compare
     from tl_toxmem.config import CompareConfig
@@ -45,7 +52,7 @@ def run(model, prompts, scores, **more):
     return compare(
         model,
         prompts,
-        material(model, prompts, scores),
+        material(model, others(prompts), scores),
         scorers=[more.pop("scorer", Vowels())],
         neutral=NEUTRAL,
         cfg=cfg,
@@ -472,6 +479,16 @@ def test_what_cannot_be_compared_is_refused(values, lacking, message):
 
     with pytest.raises(ToxmemError, match=message):
         check(CompareConfig(**values), **lacking)
+
+
+def test_what_methods_are_made_from_is_not_measured(scored, prompts):  # noqa: F811
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.comparison import compare
+
+    model, scores = scored
+    own = material(model, prompts, scores)
+    with pytest.raises(ToxmemError, match=rf"^{len(prompts)} of the {len(prompts)} prompts"):
+        compare(model, prompts, own, scorers=[Vowels()], neutral=NEUTRAL)
 
 
 def test_a_judge_that_calls_nothing_toxic_has_nothing_to_compare(scored, prompts):  # noqa: F811

@@ -50,9 +50,15 @@ def compare(
         resume: a folder where each method's result is kept until all are there, and taken from if it was made alike.
 
     Raises:
-        ToxmemError: an unknown method, one that lacks its data, or a scorer that calls nothing of base toxic; see also
-            `evaluate`.
+        ToxmemError: prompts that are measured and also chosen from, an unknown method, one that lacks its data, or a
+            scorer that calls nothing of base toxic; see also `evaluate`.
     """
+    both = {p.hash for p in prompts} & {p.hash for p in material.prompts}
+    if both:
+        raise ToxmemError(
+            f"{len(both)} of the {len(prompts)} prompts that are to be measured are among those that the methods are "
+            "made from: give make_material the find prompts, and compare the report prompts"
+        )
     cfg = cfg or CompareConfig()
     protocol = protocol_of(cfg, protocol or EvaluateConfig())
     chosen, left_out = check_methods(cfg, what_is_there(model, _parts_there(material)))
