@@ -1,10 +1,15 @@
-"""The tables that README and the docs quote, in Markdown, from a run folder.
+"""The tables that README and the docs quote, in Markdown, from a run folder; and its figures as pictures.
 
-python scripts/run_tables.py runs/smollm2
+python scripts/run_tables.py runs/smollm2 [--figures docs/images]
+
+Pictures are taken by Chromium, of what the records' own `plot` gives.
 """
 
 import argparse
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,17 +127,52 @@ def _share(point: dict[str, Any], name: str) -> str:
     return "not affordable" if point[name] is None else f"{point[name]:.1%}"
 
 
+def take_picture(figure: Any, path: Path) -> None:
+    """A figure as PNG, at twice the pixels of its own size."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        sys.exit("--figures needs chromium")
+    width, height = figure.layout.width or 1000, figure.layout.height or 480
+    figure.update_layout(width=width, height=height)
+    with tempfile.TemporaryDirectory() as place:
+        page = Path(place) / "figure.html"
+        page.write_text(
+            f'<body style="margin:0">{figure.to_html(include_plotlyjs=True, full_html=False)}',
+            encoding="utf-8",
+        )
+        words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        words += [f"--user-data-dir={place}/profile", "--force-device-scale-factor=2"]
+        words += [f"--window-size={width},{height}", "--virtual-time-budget=20000"]
+        subprocess.run(
+            [*words, f"--screenshot={path.absolute()}", page.as_uri()],
+            check=True,
+            capture_output=True,
+        )
+
+
 def main() -> None:
     """Print what the folder has."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
-    folder = RunFolder(parser.parse_args().run)
-    parts = [*trace_tables(Trace.load(folder.artefact("trace")))]
-    parts.append(selection_table(read_json(folder.artefact("select"))))
-    parts += evaluation_tables(Evaluation.load(folder.artefact("evaluate")))
+    parser.add_argument("--figures", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    folder = RunFolder(args.run)
+    trace = Trace.load(folder.artefact("trace"))
+    evaluation = Evaluation.load(folder.artefact("evaluate"))
+    parts = [*trace_tables(trace), selection_table(read_json(folder.artefact("select")))]
+    parts += evaluation_tables(evaluation)
+    figures = {
+        "shares": trace.plot("shares"),
+        "layers": trace.plot("layers"),
+        "evaluation": evaluation.plot(),
+    }
     if folder.artefact("compare").exists():
-        parts += comparison_tables(Comparison.load(folder.artefact("compare")))
+        comparison = Comparison.load(folder.artefact("compare"))
+        parts += comparison_tables(comparison)
+        figures["front"] = comparison.plot()
     sys.stdout.write("\n".join(parts))
+    for name, figure in figures.items() if args.figures else ():
+        take_picture(figure, args.figures / f"{folder.path.name}_{name}.png")
 
 
 if __name__ == "__main__":

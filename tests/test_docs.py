@@ -40,7 +40,7 @@ REASONS = (
 def blocks_of(page):
     """(language, title, code) of every fenced block, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    return re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```(\w*)([^\n]*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands_of(code):

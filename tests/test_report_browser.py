@@ -59,13 +59,17 @@ DRIVER = """
   seen.masked = words();
   buttons.plain.click();
   seen.plain = words();
-  seen.pressed = buttons.plain.getAttribute("aria-pressed");
+  seen.offers = buttons.plain.textContent;
   buttons.plain.click();
   seen.again = words();
   seen.images = document.images.length;
   const first = document.querySelector("a, button, [tabindex]");
   first.focus();
   seen.skip = [first.getAttribute("href"), first.getBoundingClientRect().left >= 0];
+  seen.unreached = [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")].filter((stop) => {
+    stop.focus();
+    return document.activeElement !== stop;
+  }).map((stop) => stop.outerHTML);
   document.querySelector("summary").click();
   seen.opened = document.querySelector("details").open;
   parent.postMessage(seen, "*");
@@ -134,7 +138,7 @@ def test_panels_stand_one_above_the_other_only_on_a_phone(visited):
 
 def test_the_switch_shows_plain_text_as_text_and_masks_it_again(visited):
     _, seen, _ = visited
-    assert HOSTILE in seen["plain"] and seen["pressed"] == "true"
+    assert HOSTILE in seen["plain"] and seen["offers"] == "Mask insults and slurs"
     assert seen["again"] == seen["masked"]
     assert "stupid" not in " ".join(seen["masked"])
     assert seen["images"] == 0, "markup in a text is no markup"
@@ -149,6 +153,7 @@ def test_the_other_switch_changes_paper_and_ink(visited):
 def test_the_first_stop_skips_to_the_answer_and_cards_open(visited):
     _, seen, _ = visited
     assert seen["skip"] == ["#main", True]
+    assert seen["unreached"] == []
     assert seen["opened"]
 
 

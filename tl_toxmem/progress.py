@@ -27,8 +27,13 @@ def silent() -> Iterator[None]:
         _SILENT.reset(token)
 
 
+def is_silent() -> bool:
+    """Whether there are to be no bars."""
+    return _SILENT.get()
+
+
 def _disabled() -> bool | None:
-    return _SILENT.get() or None  # None: off where stderr is no terminal
+    return is_silent() or None  # None: off where stderr is no terminal
 
 
 def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:

@@ -79,8 +79,12 @@ def prepare(*, network: bool, model: str | None = None) -> None:
     from transformers.utils import logging
 
     quiet: Any = logging
-    quiet.disable_progress_bar()
+    quiet.disable_progress_bar()  # of loading, which is quick; huggingface_hub's bars of what it downloads go with it
     quiet.set_verbosity_error()
+    if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        from huggingface_hub.utils import enable_progress_bars
+
+        enable_progress_bars()
 
 
 def console_on(*, stderr: bool) -> "Console":

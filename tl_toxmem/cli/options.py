@@ -41,6 +41,20 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...")]
 MaxMemory = Annotated[
     float | None, typer.Option(metavar="GB", help="Gigabytes a trace may take beside the model.")
 ]
+Out = Annotated[
+    Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of every stage.")]
+MaxPerplexityIncrease = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="What a deletion may cost on neutral text, such as 0.02."),
+]
+Search = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TRIALS", help="Seek neurons, law and strength for that cost, in so many trials."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -48,6 +62,18 @@ Settings = Annotated[
         help="Any other setting, such as --set trace.window=5; =default for its default. Repeatable.",
     ),
 ]
+
+
+def within(
+    *, max_memory: float | None, max_perplexity_increase: float | None, search: int | None
+) -> list[str]:
+    """The settings that have an option of their own, as `--set` has them."""
+    values = {
+        "trace.max_memory": max_memory,
+        "select.max_perplexity_increase": max_perplexity_increase,
+        "search.trials": search,
+    }
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -14,13 +14,18 @@ from tl_toxmem.cli.options import (
     Host,
     Labelled,
     MaxMemory,
+    MaxPerplexityIncrease,
     Model,
     Neutral,
+    Out,
     Prompts,
     Scorers,
+    Search,
+    Seed,
     Settings,
     TrustPickle,
     given,
+    within,
 )
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.stages import gather
@@ -44,12 +49,16 @@ def plan(
     benign: Benign = None,
     labelled: Labelled = None,
     neutral: Neutral = None,
+    out: Out = None,
     scorer: Scorers = None,
     trust_pickle: TrustPickle = False,
     host: Host = None,
     dtype: Dtype = None,
     device: Device = None,
+    seed: Seed = None,
     max_memory: MaxMemory = None,
+    max_perplexity_increase: MaxPerplexityIncrease = None,
+    search: Search = None,
     settings: Settings = None,
     candidates: Annotated[
         str | None,
@@ -59,7 +68,13 @@ def plan(
     ] = None,
     column: Annotated[str, typer.Option(help="Column with the candidates.")] = "prompt",
     workers: Annotated[
-        int, typer.Option(min=1, help="Also for so many workers, each as fast as this machine.")
+        int,
+        typer.Option(
+            "--workers",
+            "--num-workers",
+            min=1,
+            help="Also for so many workers, each as fast as this machine.",
+        ),
     ] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -71,14 +86,20 @@ def plan(
         benign=benign,
         labelled=labelled,
         neutral=neutral,
+        out=out,
         scorer=scorer,
         trust_pickle=trust_pickle,
         host=host,
         dtype=dtype,
         device=device,
+        seed=seed,
     )
     with speaking(quiet=quiet, as_json=as_json) as output:
-        more = [] if max_memory is None else [f"trace.max_memory={max_memory}"]
+        more = within(
+            max_memory=max_memory,
+            max_perplexity_increase=max_perplexity_increase,
+            search=search,
+        )
         if candidates is None:
             cfg = gather(config, options, [*(settings or []), *more])
             from tl_toxmem.scorers import scorer_needs_network

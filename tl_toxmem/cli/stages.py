@@ -16,13 +16,18 @@ from tl_toxmem.cli.options import (
     Host,
     Labelled,
     MaxMemory,
+    MaxPerplexityIncrease,
     Model,
     Neutral,
+    Out,
     Prompts,
     Scorers,
+    Search,
+    Seed,
     Settings,
     TrustPickle,
     given,
+    within,
 )
 from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
 from tl_toxmem.cli.settings import is_set, put_settings
@@ -64,29 +69,16 @@ def _stage_command(name: str) -> Callable[..., None]:
         benign: Benign = None,
         labelled: Labelled = None,
         neutral: Neutral = None,
-        out: Annotated[
-            Path | None, typer.Option(help="The run folder; default: runs/ and the model's name.")
-        ] = None,
+        out: Out = None,
         scorer: Scorers = None,
         trust_pickle: TrustPickle = False,
         host: Host = None,
         dtype: Dtype = None,
         device: Device = None,
-        seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
+        seed: Seed = None,
         max_memory: MaxMemory = None,
-        max_perplexity_increase: Annotated[
-            float | None,
-            typer.Option(
-                metavar="SHARE", help="What a deletion may cost on neutral text, such as 0.02."
-            ),
-        ] = None,
-        search: Annotated[
-            int | None,
-            typer.Option(
-                metavar="TRIALS",
-                help="Seek neurons, law and strength for that cost, in so many trials.",
-            ),
-        ] = None,
+        max_perplexity_increase: MaxPerplexityIncrease = None,
+        search: Search = None,
         engine: Kind = "local",
         num_workers: Workers = None,
         gpus_per_worker: GPUs = 0.0,
@@ -126,13 +118,13 @@ def _stage_command(name: str) -> Callable[..., None]:
             from tl_toxmem.engine import EngineSettings
 
             workers = EngineSettings(engine, num_workers, gpus_per_worker)
-            within = {
-                "trace.max_memory": max_memory,
-                "select.max_perplexity_increase": max_perplexity_increase,
-                "search.trials": search,
-                "with_comparison": "true" if name == "compare" else None,
-            }
-            more = [f"{key}={value}" for key, value in within.items() if value is not None]
+            more = within(
+                max_memory=max_memory,
+                max_perplexity_increase=max_perplexity_increase,
+                search=search,
+            )
+            if name == "compare":
+                more.append("with_comparison=true")
             cfg = gather(config, options, [*(settings or []), *more])
             if push_to_hub is not None:
                 _check_push(push_to_hub, name)

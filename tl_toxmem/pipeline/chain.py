@@ -36,7 +36,7 @@ def run(
         cfg: the run; in a folder `cfg.out` of the same model, split and inputs, the stages whose settings, and whose
             predecessors' settings, are the same are kept.
         until: a stage, or `report` for all of them.
-        announce: called with each stage's name as it begins.
+        announce: called with each stage's name as it begins, and before them with `load`.
         tell: called with a sentence, where other settings than before outdate what was made.
         engine: what does the work over prompts; no result depends on it. Default: this process.
 
@@ -52,6 +52,8 @@ def run(
         check_folder(cfg, inputs.hashes, versions=versions)  # another process may just have left it
         folder = RunFolder(cfg.out)
         missing = [stage for stage in wanted if not folder.is_done(stage, cfg, inputs.hashes)]
+        if missing:
+            announce("load")
         model = load_model(cfg, inputs, missing) if missing else None
         working = (
             None if model is None else stack.enter_context((engine or EngineSettings()).on(model))

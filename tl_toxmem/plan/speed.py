@@ -17,6 +17,7 @@ from tl_toxmem.model import LensModel
 from tl_toxmem.plan.passes import Lengths
 from tl_toxmem.plan.timed import Clock, Timed
 from tl_toxmem.plan.work import Kind, Pass, Shape
+from tl_toxmem.progress import track
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.scorers import ToxicityScorer
 
@@ -82,7 +83,7 @@ def measure(
     for one in passes:
         if one.operations(shape):
             by_kind.setdefault(one.kind, []).append(one)
-    for kind, every in by_kind.items():
+    for kind, every in track(by_kind.items(), "time", total=len(by_kind)):
         points: dict[float, float] = {}
         for one in _representative(every, shape):
             size = one.operations(shape) / one.times

@@ -34,16 +34,22 @@ def certificate_section(results: Results) -> Section:
 def _compared(results: Results) -> list[tuple[str, str]]:
     certificate = results.certificate
     same, n = certificate.greedy_identical
-    gap = f"{certificate.max_abs_logprob_gap:.2e} nats, computed in {certificate.precision}"
-    rows = [("largest log-probability gap", gap), ("bound", f"{certificate.bound:.0e} nats")]
-    if certificate.gap_float32 is not None:
-        rounding = (
-            f"{certificate.gap_float32:.2e} nats; the unedited model on both implementations: "
-            f"{certificate.rounding_float32:.2e} nats"
+    rows = [
+        (
+            f"largest log-probability gap, {precision}",
+            f"{gap:.2e} nats, of {limit:.2e} that are allowed; without any edit: {rounding:.2e}",
         )
-        rows.append(("the same in float32", rounding))
+        for precision, gap, rounding, limit in certificate.gaps()
+    ]
+    if certificate.storage_rounding is not None:
+        stored = f"{certificate.storage_rounding:.2e} nats, which are allowed besides"
+        rows.append((f"rounding of the edit to {certificate.stored}", stored))
     return [
         *rows,
+        (
+            "weights bit for bit what the law makes of the base",
+            "yes" if certificate.as_computed else "no",
+        ),
         ("greedy continuations identical", f"{same} of {n}"),
         ("largest effect against base", f"{certificate.max_abs_logprob_effect:.3g} nats"),
         ("host", certificate.host),

@@ -3,11 +3,13 @@
 The file's name in Detoxify's `MODEL_URLS` ends in the beginning of its SHA-256, which is what is checked.
 """
 
+import sys
 from pathlib import Path
 
 import torch
 
 from tl_toxmem.errors import ToxmemError
+from tl_toxmem.progress import is_silent
 from tl_toxmem.scorers.classifier import brief
 
 PUBLISHED = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")
@@ -35,7 +37,10 @@ def download(which: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(
-            url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False
+            url,
+            str(path),
+            hash_prefix=path.stem.rsplit("-", 1)[1],
+            progress=sys.stderr.isatty() and not is_silent(),
         )
     except (OSError, RuntimeError, HTTPException) as error:
         raise ToxmemError(

@@ -61,12 +61,13 @@
     return new TextDecoder().decode(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
   }
 
-  function show(shown) {
+  let shown = false;
+  function unmask() {
+    shown = !shown;
     for (const span of document.querySelectorAll(".masked")) {
       span.dataset.mask ??= span.textContent;
       span.textContent = shown ? decode(span.dataset.plain) : span.dataset.mask;
     }
-    plain.setAttribute("aria-pressed", String(shown));
     plain.textContent = shown ? "Mask insults and slurs" : "Show insults and slurs";
   }
 
@@ -74,7 +75,7 @@
     root.dataset.theme = isDark() ? "light" : "dark";
     draw();
   });
-  plain.addEventListener("click", () => show(plain.getAttribute("aria-pressed") !== "true"));
+  plain.addEventListener("click", unmask);
   for (const query of [system, phone]) query.addEventListener("change", draw);
   draw();
 })();
