@@ -32,16 +32,16 @@ test: .venv/.dev-installed .venv-tl4/.installed
 	$(TL3)/ruff check .
 	$(TL3)/ruff format --check .
 	$(TL3)/mypy
+	$(TL3)/bandit --quiet --recursive tl_toxmem --configfile pyproject.toml
 	NO_MKDOCS_2_WARNING=1 $(TL3)/mkdocs build --strict --quiet
 	$(TL3)/pytest -q -n 2
 	$(TL4)/pytest -q -n 2 -m host
 
-# bandit reads the package; pip-audit asks the network which versions that are installed have known holes.
+# Asks the network which versions that are installed have known holes.
 audit: .venv-audit/.installed setup
-	.venv-audit/bin/bandit --quiet --recursive tl_toxmem --configfile pyproject.toml
 	.venv-audit/bin/pip-audit --path $$($(TL3)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 .venv-audit/.installed:
 	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip $(INSTALL) bandit pip-audit
+	.venv-audit/bin/pip $(INSTALL) pip-audit
 	touch $@

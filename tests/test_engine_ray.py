@@ -7,6 +7,7 @@ two CPUs serves the module, and one pair of workers all tests of the demo.
 import os
 import re
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,6 +216,21 @@ class TestDemo:
                 list(engine.map(demo, divides, [0, 0], float))
             assert list(engine.map(demo, divides, [1, 2, 4], float)) == [1.0, 0.5, 0.25]
 
+    def test_what_ray_itself_raises_is_a_line(self, engine, demo, monkeypatch):
+        import ray
+
+        from tl_toxmem import ToxmemError
+
+        def full(pool):
+            raise ray.exceptions.OutOfDiskError("no\nroom")
+
+        monkeypatch.setattr(ray.util.ActorPool, "get_next_unordered", full)
+        with (
+            Standing(engine).on(demo),
+            pytest.raises(ToxmemError, match=r"^Ray gave up \(OutOfDiskError: .*no room.*local$"),
+        ):
+            list(engine.map(demo, divides, [1, 2], float))
+
     def test_what_a_worker_says_is_said_here(self, engine, demo, caplog):
         with Standing(engine).on(demo):
             assert list(engine.map(demo, says, ["one", "two"], float)) == [3, 3]
@@ -236,6 +252,51 @@ class TestDemo:
             RayEngine(demo, num_workers=3).__enter__()
         with pytest.raises(ToxmemError, match="give --device cuda with --gpus-per-worker 1"):
             RayEngine(demo, gpus_per_worker=1)
+
+
+def test_a_ray_without_tokens_is_refused():
+    import ray
+
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.engines.ray import check_asks_for_token
+
+    check_asks_for_token(ray.__version__)
+    with pytest.raises(ToxmemError, match="Ray 2.51.1 takes work from anybody"):
+        check_asks_for_token("2.51.1")
+
+
+class TestAddress:
+    """Another process finds the session's Ray by RAY_ADDRESS, and no other."""
+
+    def test_a_cluster_is_used(self, session):
+        address = session.get_runtime_context().gcs_address
+        script = (
+            "import os; from tl_toxmem import LensModel; from tl_toxmem.engines.ray import RayEngine\n"
+            "def process(model, item, advance): return os.getpid()\n"
+            "model = LensModel.from_pretrained('demo')\n"
+            "with RayEngine(model, num_workers=1) as engine:\n"
+            "    found = set(engine.map(model, process, [1, 2], float))\n"
+            "    print(engine.facts()['workers'], found == set(engine.pids), os.getpid() in found)\n"
+        )
+        done = elsewhere(script, address)
+        assert done.stdout.split() == ["1", "True", "False"], done.stderr
+
+    def test_none_is_a_line(self):
+        script = (
+            "from tl_toxmem import LensModel; from tl_toxmem.engines.ray import RayEngine\n"
+            "RayEngine(LensModel.from_pretrained('demo')).__enter__()\n"
+        )
+        done = elsewhere(script, "nonsense")
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 1 and "no Ray at RAY_ADDRESS = nonsense" in last, done.stderr
+
+
+def elsewhere(script, address):
+    """A script in a process that is told of a Ray."""
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
 
 
 class TestSmolLM2:

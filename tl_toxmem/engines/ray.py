@@ -30,6 +30,8 @@ _WAITING = 2
 """Items that an actor has, so that it need not wait for the next."""
 _OBJECTS = 512 * 2**20
 """Bytes for what goes to and fro on a Ray of our own: batches of tokens and scores, no weights."""
+_WITH_TOKENS = (2, 52)
+"""The first version whose Ray asks for a token."""
 _PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -37,7 +39,7 @@ def import_ray() -> Any:
     """The library, told to keep what it does to itself.
 
     Raises:
-        ToxmemError: it is not installed.
+        ToxmemError: it is not installed, or is of a version that anybody on this machine could give work to.
     """
     own = "ray" not in sys.modules and not os.environ.get("RAY_ADDRESS")
     if own and "RAY_AUTH_MODE" not in os.environ:
@@ -53,7 +55,21 @@ def import_ray() -> Any:
         raise ToxmemError(
             "the engine 'ray' needs Ray: pip install 'tl-toxmem[ray]', or give --engine local"
         ) from None
+    if own:
+        check_asks_for_token(ray.__version__)
     return ray
+
+
+def check_asks_for_token(version: str) -> None:
+    """Refuse a Ray that anybody could give work to.
+
+    Raises:
+        ToxmemError: it is too old.
+    """
+    if tuple(int(part) for part in version.split(".")[:2]) < _WITH_TOKENS:
+        raise ToxmemError(
+            f"Ray {version} takes work from anybody who reaches its ports: install ray>=2.52, or give --engine local"
+        )
 
 
 class RayEngine:
@@ -168,7 +184,7 @@ class RayEngine:
             quiet |= {"include_dashboard": False, "object_store_memory": _OBJECTS}
         try:
             ray.init(address=address or "local", **quiet)
-        except (ConnectionError, ray.exceptions.RayError) as error:
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ToxmemError(
                 f"no Ray at RAY_ADDRESS = {address} ({reason}): start it there, or unset RAY_ADDRESS"
@@ -235,10 +251,15 @@ class RayEngine:
                 raise error.cause from None
             raise
         except known.RayActorError as error:
-            reason = " ".join(str(error).split())
             raise ToxmemError(
-                f"a worker of Ray died, and so did {_RETRIES} that did its work again ({reason}); if memory was short, "
-                "give fewer workers"
+                f"a worker of Ray died, and so did {_RETRIES} that did its work again ({_brief(error)}); if memory was "
+                "short, give fewer workers"
+            ) from None
+        except (
+            known.RayError
+        ) as error:  # its store or its disk is full, its monitor found memory short
+            raise ToxmemError(
+                f"Ray gave up ({type(error).__name__}: {_brief(error)}): give fewer workers, or --engine local"
             ) from None
 
     def _stop(self) -> None:
@@ -247,3 +268,7 @@ class RayEngine:
         self._actors = []
         if self._own_ray:
             self._ray.shutdown()
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())

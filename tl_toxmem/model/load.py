@@ -103,11 +103,11 @@ def find_source(name: str | Path, *, revision: str | None = None) -> Source:
 
 
 def fingerprint(source: Source) -> str:
-    """What a checkpoint is: the hub's commit, or the SHA-256 over its local configuration, weights and tokenizer."""
+    """What a checkpoint is: the hub's commit, or the SHA-256 over its local configurations, weights and tokenizer."""
     if source.revision is not None:
         return f"{source.name}@{source.revision}"
     total = hashlib.sha256()
-    names = {"config.json", *TOKENIZER_FILES}
+    names = {"config.json", "generation_config.json", *TOKENIZER_FILES}
     for file in sorted(source.folder.iterdir()):
         if file.name in names or file.name.endswith((".safetensors", ".safetensors.index.json")):
             total.update(f"{file.name} {sha256_file(file)}\n".encode())
