@@ -2,10 +2,11 @@
 
     python benchmarks/kill_campaign.py [--kills 50] [--seed 0] [--folder FOLDER]
 
-Work is mining, every stage of a run on the demo model with reduced settings, the comparison and the report. Half of the
-kills (SIGKILL) come at a random moment, by the processor's time of the process that is killed, so that a busy machine
-changes nothing; half at a random operation on the disk: a file opened to be written, renamed or removed. Processes are
-forks of one that has only imported, which is what takes time.
+Work is mining, every stage of a run on the demo model with reduced settings, the comparison and the report. Each step is
+killed in turn. Half of the kills come at a random moment of it, by the processor's time, so that a busy machine
+changes nothing (SIGPROF, which nobody handles and which ends a process as abruptly as SIGKILL); half by SIGKILL at a
+random operation on the disk: a file opened to be written, renamed or removed. Processes are forks of one that has only
+imported, which is what takes time.
 """
 
 import argparse
@@ -26,8 +27,10 @@ from pathlib import Path
 Say = Callable[[str], object]
 Work = Callable[[Say], None]
 """Does all that is left to do in the working directory, saying which step begins."""
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
 _AFTER_EDITS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+Steps = dict[str, tuple[float, int]]
+"""Seconds and operations of each."""
 _LOOSE = ("cache", "parts")
 """Folders whose files hold entries in any order and division."""
 SETTINGS = {
@@ -111,20 +114,23 @@ def campaign(
     draw = random.Random(seed)
     whole, other = folder / "whole", folder / "killed"
     whole.mkdir(parents=True)
-    seconds, edits = _undisturbed(work, whole)
-    tell(f"undisturbed: {seconds:.1f} s of the processor, {edits} operations on the disk")
-    outcome = Outcome()
+    steps = _undisturbed(work, whole)
+    for name, (seconds, edits) in steps.items():
+        tell(
+            f"undisturbed: {name}: {seconds:.2f} s of the processor, {edits} operations on the disk"
+        )
+    outcome, left = Outcome(), list(steps)
     while outcome.kills.total() < kills or other.exists():
         other.mkdir(exist_ok=True)
-        over = outcome.kills.total() >= kills
-        at_edit = None if over or draw.random() < 0.5 else draw.randint(1, max(1, edits // 2))
-        moment = None if over or at_edit else draw.uniform(0, 0.6 * seconds)
-        killed = _attempt(work, other, moment=moment, at_edit=at_edit)
-        if killed is not None:
-            outcome.kills[killed] += 1
-            how = f"after {moment:.2f} s" if at_edit is None else f"at operation {at_edit}"
-            tell(f"kill {outcome.kills.total()} {how}: {killed}")
+        over = outcome.kills.total() >= kills or not left
+        kill = None if over else _drawn(draw, left.pop(0), steps)
+        if _attempt(work, other, kill):
+            assert kill is not None
+            outcome.kills[kill.step] += 1
+            how = f"after {kill.moment:.2f} s" if kill.moment else f"at operation {kill.at_edit}"
+            tell(f"kill {outcome.kills.total()} in {kill.step}, {how}")
             continue
+        left = list(steps)
         outcome.finished += 1
         _compare(whole, other, outcome)
         tell(
@@ -134,53 +140,74 @@ def campaign(
     return outcome
 
 
-def _undisturbed(work: Work, place: Path) -> tuple[float, int]:
-    """The processor's seconds that the work takes, and how often it opens to write, renames or removes."""
+@dataclass(frozen=True)
+class Kill:
+    """When: so many seconds, or that operation on the disk, after a step has begun."""
+
+    step: str
+    moment: float | None
+    at_edit: int | None
+
+
+def _drawn(draw: random.Random, step: str, steps: Steps) -> Kill:
+    seconds, edits = steps[step]
+    if edits and draw.random() < 0.5:
+        return Kill(step, None, draw.randint(1, edits))
+    return Kill(step, draw.uniform(_TICK, max(_TICK, seconds)), None)
+
+
+def _undisturbed(work: Work, place: Path) -> Steps:
+    """Of each step, the processor's seconds that it takes, and how often it opens to write, renames or removes."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         counted = _count_edits(lambda _: None)
-        _child(work, place, lambda _: None, end=lambda: os.write(writing, str(counted[0]).encode()))
+        marks: list[tuple[str, float, int]] = []
+
+        def mark(step: str) -> None:
+            marks.append((step, time.process_time(), counted[0]))
+
+        def end() -> None:
+            mark("")
+            os.write(writing, json.dumps(marks).encode())
+
+        _child(work, place, mark, end=end)
     os.close(writing)
-    _, status, usage = os.wait4(child, 0)
-    edits = os.read(reading, 100)
-    os.close(reading)
+    _, status, _ = os.wait4(child, 0)
+    with os.fdopen(reading) as said:
+        text = said.read()
     if status:
         raise SystemExit("the undisturbed run failed")
-    return usage.ru_utime + usage.ru_stime, int(edits)
+    marks = json.loads(text)
+    pairs = zip(marks[:-1], marks[1:], strict=True)
+    return {a[0]: (b[1] - a[1], b[2] - a[2]) for a, b in pairs}
 
 
-def _attempt(work: Work, place: Path, *, moment: float | None, at_edit: int | None) -> str | None:
-    """The step in which it was killed; None if it came to its end before."""
-    reading, writing = os.pipe()
+def _attempt(work: Work, place: Path, kill: Kill | None) -> bool:
+    """Whether it was killed; else it came to its end, the step being over, or over before the kill was due."""
     child = os.fork()
     if not child:
-        os.close(reading)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        here = {"step": "", "edits": 0}
 
-        def die(n: int) -> None:
-            if n == at_edit:
+        def begin(step: str) -> None:
+            here.update(step=step, edits=0)
+            due = kill is not None and step == kill.step and kill.moment
+            signal.setitimer(signal.ITIMER_PROF, due or 0)
+
+        def die(_: int) -> None:
+            here["edits"] += 1
+            if kill is not None and (here["step"], here["edits"]) == (kill.step, kill.at_edit):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         _count_edits(die)
-        _child(work, place, lambda step: os.write(writing, f"{step}\n".encode()))
-    os.close(writing)
-    status = None
-    while status is None:
-        done, found = os.waitpid(child, os.WNOHANG)
-        if done:
-            status = found
-        elif moment is not None and _processor_seconds(child) >= moment:
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-        else:
-            time.sleep(0.002)
-    with os.fdopen(reading) as said:
-        steps = said.read().splitlines()
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return steps[-1] if steps else "begin"
+        _child(work, place, begin)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGPROF):
+        return True
     if status:
-        raise SystemExit(f"going on failed after {steps}")
-    return None
+        raise SystemExit(f"going on failed, to be killed by {kill}")
+    return False
 
 
 def _child(work: Work, place: Path, say: Say, *, end: Callable[[], object] = lambda: None) -> None:
@@ -212,11 +239,6 @@ def _count_edits(each: Callable[[int], object]) -> list[int]:
 
     sys.addaudithook(hook)
     return n
-
-
-def _processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _compare(whole: Path, other: Path, outcome: Outcome) -> None:
