@@ -2,8 +2,8 @@
 
     python benchmarks/kill_campaign.py [--kills 50] [--seed 0] [--folder FOLDER]
 
-Work is mining, every stage of a run on the demo model with reduced settings, the comparison and the report. Each step is
-killed in turn. Half of the kills come at a random moment of it, by the processor's time, so that a busy machine
+Work is mining, every stage of a run on the demo model with reduced settings, the comparison and the report. Each step
+is killed in turn. Half of the kills come at a random moment of it, by the processor's time, so that a busy machine
 changes nothing (SIGPROF, which nobody handles and which ends a process as abruptly as SIGKILL); half by SIGKILL at a
 random operation on the disk: a file opened to be written, renamed or removed. Processes are forks of one that has only
 imported, which is what takes time.
