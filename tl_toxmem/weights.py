@@ -147,6 +147,8 @@ def model_files(folder: Path) -> list[Path]:
     for name in names:
         if not is_plain_name(name):
             raise ToxmemError(f"{index} is damaged: {name!r} is no name of a file in its folder")
+        if not name.endswith(".safetensors"):  # transformers would open it as a pickle
+            raise ToxmemError(f"{index} is damaged: {name!r} is no .safetensors file")
         if not (folder / name).is_file():
             raise ToxmemError(f"{folder / name} is missing, though {INDEX} names it")
     return [folder / name for name in names]
