@@ -56,6 +56,10 @@ def check_contained(folder: Path) -> None:
         raise ToxmemError(
             f"{folder} has an adapter (adapter_config.json): merge it into its model first"
         )
+    for path in folder.glob("shard-*-model-*.safetensors"):
+        raise ToxmemError(
+            f"{path} is of a distributed checkpoint, for which transformers would take the whole folder: remove it"
+        )
     _check_configuration(folder / "config.json")
     for key, value in read_object(folder / "tokenizer_config.json").items():
         if key.endswith(("_file", "_files")):

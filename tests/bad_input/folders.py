@@ -111,6 +111,9 @@ CASES += [
         ("pickle-in-index", "hf:./j", "is no .safetensors file", {
             "j/config.json": _config(), "j/model-1.safetensors": b"", "j/x.bin": b"\x80\x04.",
             "j/model.safetensors.index.json": {"weight_map": {"a": "x.bin"}}}, None),
+        ("distributed", "hf:./j", "is of a distributed checkpoint", {
+            "j/config.json": _config(), "j/model.safetensors": b"",
+            "j/shard-00001-model-00001-of-00001.safetensors": b""}, None),
         ("adapter", "hf:./j", "has an adapter", {"j/config.json": _config(), "j/adapter_config.json": "{}"}, None),
         ("shard-elsewhere", "hf:./j", "is no name of a file", {
             "j/config.json": _config(), "j/model.safetensors.index.json": {"weight_map": {"a": "../x.safetensors"}},
