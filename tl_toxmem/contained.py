@@ -5,6 +5,7 @@ a configuration to other configurations, weights or kernels, wherever they are; 
 nobody's business, and would be copied into an export.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,7 @@ _LEADS_ON = {
 """Keys of a config.json by which transformers comes to read something else than what stands there."""
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 """Transformers takes such a value with a slash in it for a kernel of a hub: code to be fetched and run."""
-_SNAPSHOTS = "snapshots"
-"""In the hub's cache a folder there is one commit, and its files are links to the blobs beside."""
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def check_contained(folder: Path) -> None:
@@ -68,11 +68,21 @@ def check_contained(folder: Path) -> None:
     if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
         model_files(folder)
     home = folder.resolve()
-    within = home.parent.parent if home.parent.name == _SNAPSHOTS else home
+    within = [home, *_blobs(home)]
     for pattern in _PLAIN:
         for path in folder.glob(pattern):
-            if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(within):
+            if not path.is_symlink() or not path.exists():
+                continue
+            if not any(path.resolve().is_relative_to(place) for place in within):
                 raise ToxmemError(f"{path} is a link out of its folder: put the file itself there")
+
+
+def _blobs(home: Path) -> list[Path]:
+    """Where the files of a commit in the hub's cache lie (models--OWNER--NAME/snapshots/COMMIT has links to them)."""
+    snapshots, repo = home.parent, home.parent.parent
+    if not repo.name.startswith("models--") or snapshots.name != "snapshots":
+        return []
+    return [repo / "blobs"] if _COMMIT.fullmatch(home.name) else []
 
 
 def _check_configuration(path: Path) -> None:
