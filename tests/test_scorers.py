@@ -196,6 +196,8 @@ def other_profanity(tmp_path, monkeypatch):
     import sys
     from importlib.util import find_spec
 
+    monkeypatch.delitem(sys.modules, "profanity_check", raising=False)
+
     def make(changed: str) -> Path:
         (installed,) = find_spec("profanity_check").submodule_search_locations
         package = shutil.copytree(installed, tmp_path / "profanity_check")
@@ -207,10 +209,10 @@ def other_profanity(tmp_path, monkeypatch):
         content[-1] ^= 1
         (package / "data" / changed).write_bytes(content)
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.delitem(sys.modules, "profanity_check", raising=False)
         return tmp_path / "imported"
 
-    return make
+    yield make
+    sys.modules.pop("profanity_check", None)
 
 
 @pytest.mark.parametrize("changed", ["model.joblib", "vectorizer.joblib"])
