@@ -39,6 +39,25 @@ def test_remote_code_is_never_trusted():
     assert asked >= 6
 
 
+def test_datasets_are_asked_for_by_a_version_that_runs_no_script():
+    """Before 4, `load_dataset` could run a repository's script; since then there is no code for that."""
+    import tomllib
+    from importlib.metadata import version
+
+    from packaging.requirements import Requirement
+
+    assert [file for file, _, name, _ in calls() if name == "load_dataset"] == [
+        "mining/candidates.py"
+    ]
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}["datasets"]
+    assert not wanted.contains("3.6.0") and wanted.contains(version("datasets"))
+    for file in (root / "constraints").glob("*.txt"):
+        pins = dict(line.split("==") for line in file.read_text().split() if "==" in line)
+        assert wanted.contains(pins["datasets"]), file.name
+
+
 def test_pickles_are_opened_in_one_place_and_only_there_unsafely():
     loads = [
         (file, keyword(node, "weights_only"))
