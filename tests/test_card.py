@@ -243,6 +243,30 @@ def test_a_licence_in_the_configuration_of_a_base_without_a_card(based_on, card,
     assert "license" not in card(based_on(None))[0]
 
 
+def _laughs(first, again):
+    """Each level nine times the one before: 9 to the 40th in all, in 4 KB."""
+    levels = [f"a0: &a0 {first}"]
+    for i in range(1, 40):
+        levels.append(f"a{i}: &a{i} {again.format(', '.join([f'*a{i - 1}'] * 9))}")
+    return "\n".join(levels)
+
+
+@pytest.mark.parametrize(
+    "front", [_laughs("[mit]", "[{}]") + "\nlicense: *a39", _laughs("{k: v}", "{{<<: [{}]}}")]
+)
+def test_a_front_matter_that_explodes_is_none(based_on, card, front):
+    data, text = card(based_on(f"---\nlanguage: en\n{front}\n---\n"))
+    assert not {"license", "language"} & set(data)
+    assert "none is known" in text
+
+
+def test_of_a_list_of_licences_ten_names_are_told(based_on, card):
+    names = [f"licence-{i}" for i in range(12)]
+    _, text = card(based_on(f"---\nlicense: [[x], 7, {', '.join(names)}]\n---\n"))
+    assert ", ".join(names[:10])[:100] in text
+    assert "[x]" not in text and "licence-10" not in text
+
+
 @pytest.mark.parametrize("licence", ["MIT License", "[mit, apache-2.0]", "'<b>|x|</b>'"])
 def test_a_licence_that_is_no_identifier_is_told_and_not_guessed(based_on, card, licence):
     data, text = card(based_on(f"---\nlicense: {licence}\nlanguage: [en, no, 7, x x]\n---\n"))

@@ -59,6 +59,52 @@ def test_one_other_bit_does_not_pass_in_any_precision(exported):
     assert not again.passed and "are not what the deletion makes" in again.problem()
 
 
+@pytest.mark.parametrize("name", ["attn.c_attn.bias", "mlp.c_proj.weight"])
+def test_what_transformers_loaded_is_compared_and_not_the_file_alone(exported, monkeypatch, name):
+    """By whatever way it came to load other values: of a tensor that the law leaves alone, and of one it changes."""
+    from tl_toxmem import certify, verify_checkpoint
+
+    true = certify._reload
+
+    def other(folder, model):
+        loaded = true(folder, model)
+        tensor = loaded.get_parameter(f"transformer.h.0.{name}").data.view(-1)
+        tensor[3] = torch.nextafter(tensor[3], torch.tensor(9.0, dtype=tensor.dtype))
+        return loaded
+
+    monkeypatch.setattr(certify, "_reload", other)
+    assert not verify_checkpoint(exported, base=exported.parent / "base").as_computed
+
+
+def test_a_second_name_of_a_tensor_does_not_pass(exported):
+    """Transformers takes a GPT-2 tensor by either name, and of two of them not the one that we read."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    from tl_toxmem import ToxmemError, verify_checkpoint
+
+    name, weights = "h.0.attn.c_attn.bias", exported / "model.safetensors"
+    tensors = load_file(weights)
+    tensors[name] = tensors[f"transformer.{name}"] + 1
+    save_file(tensors, weights, {"format": "pt"})
+    recertified(exported, weights.name)
+    loaded = AutoModelForCausalLM.from_pretrained(exported).get_parameter(f"transformer.{name}")
+    assert torch.equal(loaded.data, tensors[name]), "which is how it would have passed"
+    with pytest.raises(ToxmemError, match=f"has both transformer.{name} and {name}"):
+        verify_checkpoint(exported, base=exported.parent / "base")
+
+
+def test_a_distributed_checkpoint_beside_the_weights_does_not_pass(exported):
+    """Transformers then reads every file there, and whose value of a tensor it takes is a matter of their order."""
+    from tl_toxmem import ToxmemError, verify_checkpoint
+
+    first = "shard-00001-model-00001-of-00001.safetensors"
+    shutil.copy(exported / "model.safetensors", exported / first)
+    recertified(exported, first)
+    with pytest.raises(ToxmemError, match="shard-00001.* is of a distributed checkpoint"):
+        verify_checkpoint(exported, base=exported.parent / "base")
+
+
 def test_the_folder_does_not_judge_its_own_rounding(tiny_folder, tmp_path, monkeypatch):
     """In 16 bits the gap is allowed what rounding does, and that is found without the folder."""
     from tl_toxmem import LensModel, ToxmemError, certify, export_checkpoint

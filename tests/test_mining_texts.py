@@ -142,6 +142,19 @@ def test_the_hub_offline(monkeypatch):
     )
 
 
+def test_the_script_of_a_dataset_is_not_run(tmp_path):
+    from tl_toxmem.mining import read_candidates
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "d.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    refused(
+        lambda: read_candidates(f"hub:{tmp_path / 'd'}@main"),
+        "cannot get the dataset",
+        "scripts are no longer supported",
+    )
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "fragments"),
     [

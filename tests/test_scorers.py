@@ -6,6 +6,7 @@ Offline: tiny checkpoints in Detoxify's own format, of all four families, with t
 import hashlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from tiny_judges import (
     sha256_of,
     texts,
 )
+
+from tl_toxmem.scorers.profanity import KNOWN
 
 JUDGE = Path(__file__).parents[2] / "shared" / "judges" / "minilm" / "toxic_minilm-bd4cf006.ckpt"
 TOXIC = [
@@ -183,7 +186,63 @@ def test_provenance_names_weights_and_versions(tmp_path):
     }
     facts = load_scorer("profanity").provenance()
     assert facts["alt-profanity-check"] == version("alt-profanity-check")
-    assert len(facts["sha256"]) == 64
+    weights, vectorizer = KNOWN[version("alt-profanity-check")]
+    assert (facts["sha256"], facts["vectorizer_sha256"]) == (weights, vectorizer)
+
+
+@pytest.fixture
+def other_profanity(tmp_path, monkeypatch):
+    """`other_profanity(name)`: the package, with another byte in one file, that says when it is imported."""
+    import sys
+    from importlib.util import find_spec
+
+    monkeypatch.delitem(sys.modules, "profanity_check", raising=False)
+
+    def make(changed: str) -> Path:
+        (installed,) = find_spec("profanity_check").submodule_search_locations
+        package = shutil.copytree(installed, tmp_path / "profanity_check")
+        (package / "__init__.py").write_text(
+            f"open({str(tmp_path / 'imported')!r}, 'w').close()\n"
+            "def predict_prob(texts): return [0.5 for _ in texts]\n"
+        )
+        content = bytearray((package / "data" / changed).read_bytes())
+        content[-1] ^= 1
+        (package / "data" / changed).write_bytes(content)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return tmp_path / "imported"
+
+    yield make
+    sys.modules.pop("profanity_check", None)
+
+
+@pytest.mark.parametrize("changed", ["model.joblib", "vectorizer.joblib"])
+def test_the_profanity_models_pickles_are_opened_only_as_published(changed, other_profanity):
+    """Importing the package opens both."""
+    from tl_toxmem.scorers import load_scorer
+
+    imported = other_profanity(changed)
+    refused(lambda: load_scorer("profanity"), changed, "SHA-256", "--trust-pickle")
+    assert not imported.exists()
+    scorer = load_scorer("profanity", trust_pickle=True)
+    found = hashlib.sha256((imported.parent / "profanity_check/data" / changed).read_bytes())
+    assert found.hexdigest() in scorer.provenance().values()
+    assert not imported.exists(), "provenance opens nothing"
+    assert scorer.score(["a", "b"]).tolist() == [0.5, 0.5]
+    assert imported.exists()
+
+
+def test_the_profanity_models_of_another_version_are_not_known(monkeypatch):
+    from tl_toxmem.scorers import load_scorer, profanity
+
+    monkeypatch.setattr(profanity, "version", lambda name: "9.9")
+    refused(lambda: load_scorer("profanity"), "alt-profanity-check 9.9", "install 1.9.0 or 1.9.1")
+    assert load_scorer("profanity", trust_pickle=True).provenance()["sha256"]
+
+
+def test_the_versions_that_the_constraints_pin_are_known():
+    for file in (Path(__file__).parents[1] / "constraints").glob("*.txt"):
+        pinned = dict(line.split("==") for line in file.read_text().split() if "==" in line)
+        assert pinned["alt-profanity-check"] in KNOWN
 
 
 # What is refused, and when

@@ -2,13 +2,14 @@
 
 import functools
 import hashlib
+import os
 import socket
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from tiny_judges import ROUNDING, make_checkpoint, refused, texts
+from tiny_judges import ROUNDING, make_checkpoint, refused, seal, texts
 
 _LOOK_UP = socket.getaddrinfo
 
@@ -98,6 +99,33 @@ def test_a_failed_download_leaves_nothing_and_can_be_repeated(release, monkeypat
     if mode == "missing":
         release.checkpoint.with_suffix(".away").rename(release.checkpoint)
     assert len(scorer.score(["sea"])) == 1
+
+
+class _Code:
+    """In a pickle: a folder is made when it is opened."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_of_a_published_file_is_run_only_for_who_trusts_it(release, tmp_path, monkeypatch):
+    """Eight digits of a hash are soon met by another file: they tell damage, and not who made it."""
+    import detoxify.detoxify
+
+    from tl_toxmem.scorers import load_scorer
+
+    content = torch.load(release.checkpoint, weights_only=True)
+    torch.save({**content, "more": _Code(tmp_path / "executed")}, release.folder / "evil.ckpt")
+    evil = seal(release.folder / "evil.ckpt")
+    url = release.url.replace(release.checkpoint.name, evil.name)
+    monkeypatch.setitem(detoxify.detoxify.MODEL_URLS, "unbiased", url)
+    refused(lambda: unbiased().score(["sea"]), "cannot be opened as tensors", "--trust-pickle")
+    assert not (tmp_path / "executed").exists()
+    assert len(load_scorer("detoxify:unbiased", trust_pickle=True).score(["sea"])) == 1
+    assert (tmp_path / "executed").exists()
 
 
 def test_the_cache_of_a_model_that_has_to_be_fetched_first(release, tmp_path):

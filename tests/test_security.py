@@ -39,6 +39,25 @@ def test_remote_code_is_never_trusted():
     assert asked >= 6
 
 
+def test_datasets_are_asked_for_by_a_version_that_runs_no_script():
+    """Before 4, `load_dataset` could run a repository's script; since then there is no code for that."""
+    import tomllib
+    from importlib.metadata import version
+
+    from packaging.requirements import Requirement
+
+    assert [file for file, _, name, _ in calls() if name == "load_dataset"] == [
+        "mining/candidates.py"
+    ]
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}["datasets"]
+    assert not wanted.contains("3.6.0") and wanted.contains(version("datasets"))
+    for file in (root / "constraints").glob("*.txt"):
+        pins = dict(line.split("==") for line in file.read_text().split() if "==" in line)
+        assert wanted.contains(pins["datasets"]), file.name
+
+
 def test_pickles_are_opened_in_one_place_and_only_there_unsafely():
     loads = [
         (file, keyword(node, "weights_only"))
@@ -124,6 +143,28 @@ def test_a_link_out_of_the_cache_is_not(gpt2_folder, tmp_path):
         check_contained(snapshot)
 
 
+@pytest.mark.parametrize(
+    ("folder", "to"),
+    [
+        ("own/snapshots/x", "../../secret"),  # no cache of the hub's, whatever its parent is called
+        ("models--a--b/snapshots/main", "../../blobs/secret"),  # no commit
+        ("models--a--b/snapshots/" + "a" * 40, "../../refs/secret"),
+        ("models--a--b/snapshots/" + "a" * 40, "../" + "b" * 40 + "/secret"),  # another commit
+    ],
+)
+def test_what_is_called_as_the_hubs_cache_reaches_no_further(folder, to, gpt2_folder, tmp_path):
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.contained import check_contained
+
+    model = Path(shutil.copytree(gpt2_folder, tmp_path / folder))
+    secret = model / to
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("x")
+    (model / "LICENSE").symlink_to(to)
+    with pytest.raises(ToxmemError, match="LICENSE is a link out of its folder"):
+        check_contained(model)
+
+
 def test_a_tokenizer_may_name_files_that_are_not_there(gpt2_folder, tmp_path):
     """As published ones do: where their maker once had them."""
     from tl_toxmem.contained import check_contained
@@ -164,26 +205,62 @@ def test_a_folder_without_a_name_of_its_own(tmp_path, monkeypatch):
     assert shown_name("/") == "model"
 
 
+@pytest.fixture
+def with_places(gpt2_folder, tmp_path):
+    """A checkpoint whose files say where its maker had it, as published ones do."""
+    base = Path(shutil.copytree(gpt2_folder, tmp_path / "base"))
+    for name, places in (
+        ("config.json", {"_name_or_path": "/home/somebody/own"}),
+        (
+            "tokenizer_config.json",
+            {
+                "name_or_path": "./somebody/own",
+                "special_tokens_map_file": "~/somebody/special_tokens_map.json",
+                "tokenizer_file": "C:\\Users\\somebody\\tokenizer.json",
+            },
+        ),
+    ):
+        values = json.loads((base / name).read_text())
+        (base / name).write_text(json.dumps({**values, **places}))
+    return base
+
+
 @pytest.mark.parametrize("as_object", [False, True])
-def test_an_export_names_no_folder(as_object, gpt2_folder, tmp_path):
-    from conftest import byte_tokenizer
+def test_an_export_names_no_folder(as_object, with_places, tmp_path):
     from laws import make
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tl_toxmem import LensModel, export_checkpoint
 
-    given, more = gpt2_folder, {}
+    given, more = with_places, {}
     if as_object:
-        given = AutoModelForCausalLM.from_pretrained(gpt2_folder)
-        assert given.config.name_or_path == str(gpt2_folder)
-        more = {"tokenizer": byte_tokenizer()}
+        given = AutoModelForCausalLM.from_pretrained(with_places)
+        assert given.config.name_or_path == str(with_places)
+        more = {"tokenizer": AutoTokenizer.from_pretrained(with_places)}
     out = tmp_path / "out"
     export_checkpoint(
         LensModel.from_pretrained(given, **more), make("zero"), out, prompts=["Bob is a"]
     )
     for file in out.iterdir():
-        for place in (gpt2_folder.parent, tmp_path):
-            assert str(place).encode() not in file.read_bytes(), file.name
+        for place in (str(with_places), str(tmp_path), "somebody"):
+            assert place.encode() not in file.read_bytes(), file.name
+
+
+def test_what_names_no_place_is_copied_as_it_is(with_places, tmp_path):
+    from laws import make
+
+    from tl_toxmem import bake_checkpoint
+
+    config, tokenizer = (with_places / n for n in ("config.json", "tokenizer_config.json"))
+    values = json.loads(config.read_text())
+    values["_name_or_path"] = "openai-community/gpt2"
+    config.write_text(json.dumps(values, indent=7))
+    before = json.loads(tokenizer.read_text())
+    bake_checkpoint(with_places, tmp_path / "out", make("zero"))
+    assert (tmp_path / "out" / config.name).read_bytes() == config.read_bytes()
+    after = json.loads((tmp_path / "out" / tokenizer.name).read_text())
+    gone = {"name_or_path", "special_tokens_map_file", "tokenizer_file"}
+    assert after == {key: value for key, value in before.items() if key not in gone}
 
 
 def test_mining_names_no_folder(gpt2_folder):

@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from huggingface_hub import hf_hub_url, metadata_load
+from huggingface_hub import hf_hub_url
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from tl_toxmem.masking import mask_slurs
 from tl_toxmem.model import Source
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,59}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z]+)*|code|multilingual")
+_MOST_LICENCES = 10
 _MARKUP = str.maketrans("|`<>*[]", "/'()·()")
+
+
+class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML without `*name`: aliases of aliases, and merges of them, fill any memory from a few lines."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node, as PyYAML makes it."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def inert(text: str) -> str:
@@ -39,7 +51,7 @@ def base_facts(source: Source | None) -> tuple[dict[str, Any], str]:
     facts: dict[str, Any] = {"language": known or None}
     licence = said.get("license") or (None if source is None else _configured(source.folder))
     if isinstance(licence, list):
-        licence = ", ".join(map(str, licence))
+        licence = ", ".join([name for name in licence if isinstance(name, str)][:_MOST_LICENCES])
     if not isinstance(licence, str) or not licence.strip():
         return facts, (
             "**Licence:** none is known. The base's card is missing, cannot be read or names no licence: ask those "
@@ -62,10 +74,12 @@ def base_facts(source: Source | None) -> tuple[dict[str, Any], str]:
 
 def _front_matter(folder: Path) -> dict[Any, Any]:
     try:
-        return metadata_load(folder / "README.md") or {}
+        found = REGEX_YAML_BLOCK.search((folder / "README.md").read_text(encoding="utf-8-sig"))
+        values = None if found is None else _NoAliases(found[2]).get_single_data()
     # For odd values PyYAML lets a constructor's own error through: `!!int ""` is an IndexError.
     except (OSError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError):
         return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _configured(folder: Path) -> object:

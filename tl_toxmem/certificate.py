@@ -2,8 +2,8 @@
 
 The folder is loaded by plain transformers and compared with base + hooks on held-out prompts: largest gap in
 log-probability, greedy continuations token by token, and the largest change against base, since an equality
-certificate over an edit without effect would prove nothing. And every tensor in the folder must be, bit for bit, what
-the law makes of the base's.
+certificate over an edit without effect would prove nothing. And every tensor must be, bit for bit, what the law makes
+of the base's: in the folder, and as plain transformers loaded it.
 
 Rounding is no edit, so it must not decide. A log-probability from float32 logits of size 100 is itself known to
 about 1e-5 only. Models of which two copies fit are therefore also compared in float64, from the same weights, and

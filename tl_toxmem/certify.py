@@ -129,7 +129,7 @@ def _reload(folder: Path, model: LensModel) -> PreTrainedModel:
 def _check_tensors(
     reloaded: PreTrainedModel, model: LensModel, deletion: Deletion, folder: Path
 ) -> bool:
-    """Whether every tensor in the folder is bit for bit what the law makes of the model's.
+    """Whether every tensor, in file and as transformers loaded it, is bit for bit what the law makes of the model's.
 
     Those that the law leaves alone then take the model's memory, so that two models need little more than one.
     """
@@ -142,13 +142,14 @@ def _check_tensors(
         shared = sorted(parameters.keys() & expected.keys())
         for name in track(shared, "compare tensors", total=len(shared)):
             found, wanted = files.read(name), expected[name].data
+            loaded = parameters[name].data.cpu()
             # None: transformers has another name for it in files.
-            stored = parameters[name].data.cpu() if found is None else found
-            if not same_bits(stored, wanted.cpu().to(stored.dtype)):
+            stored = loaded if found is None else found
+            # The files may hold more than is read here, and transformers may have taken that.
+            as_read = same_bits(loaded, stored.to(wanted.dtype))
+            if not as_read or not same_bits(stored, wanted.cpu().to(stored.dtype)):
                 as_computed = False
-            elif name not in deletion.base.tensors and same_bits(
-                stored.to(wanted.dtype), wanted.cpu()
-            ):
+            elif name not in deletion.base.tensors and same_bits(loaded, wanted.cpu()):
                 parameters[name].data = wanted
     return as_computed
 

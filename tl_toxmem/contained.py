@@ -1,9 +1,11 @@
 """A checkpoint folder may be somebody else's: what its files name must lie in it.
 
-Plain transformers follows an index to its shards, a tokenizer's configuration to its files and an adapter to its model,
-wherever they are; a link may stand for a file that is nobody's business, and would be copied into an export.
+Plain transformers follows an index to its shards, a tokenizer's configuration to its files, an adapter to its model and
+a configuration to other configurations, weights or kernels, wherever they are; a link may stand for a file that is
+nobody's business, and would be copied into an export.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +33,15 @@ _OF_DAMAGE = (
     StrictDataclassError,
 )
 """What transformers raises of damaged files, by where it stumbles: it checks little of what it reads."""
-_SNAPSHOTS = "snapshots"
-"""In the hub's cache a folder there is one commit, and its files are links to the blobs beside."""
+_LEADS_ON = {
+    "transformers_weights": f"names its weights (transformers_weights): save them as {SINGLE}",
+    "configuration_files": "names other configurations (configuration_files): keep the one you mean, as config.json",
+    "attribute_map": "renames its values (attribute_map): call them by the names that transformers has",
+}
+"""Keys of a config.json by which transformers comes to read something else than what stands there."""
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+"""Transformers takes such a value with a slash in it for a kernel of a hub: code to be fetched and run."""
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def check_contained(folder: Path) -> None:
@@ -47,10 +56,11 @@ def check_contained(folder: Path) -> None:
         raise ToxmemError(
             f"{folder} has an adapter (adapter_config.json): merge it into its model first"
         )
-    if "transformers_weights" in read_object(folder / "config.json"):
+    for path in folder.glob("shard-*-model-*.safetensors"):
         raise ToxmemError(
-            f"{folder / 'config.json'} names its weights (transformers_weights): save them as {SINGLE}"
+            f"{path} is of a distributed checkpoint, for which transformers would take the whole folder: remove it"
         )
+    _check_configuration(folder / "config.json")
     for key, value in read_object(folder / "tokenizer_config.json").items():
         if key.endswith(("_file", "_files")):
             for name in value if isinstance(value, list) else [value]:
@@ -58,11 +68,38 @@ def check_contained(folder: Path) -> None:
     if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
         model_files(folder)
     home = folder.resolve()
-    within = home.parent.parent if home.parent.name == _SNAPSHOTS else home
+    within = [home, *_blobs(home)]
     for pattern in _PLAIN:
         for path in folder.glob(pattern):
-            if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(within):
+            if not path.is_symlink() or not path.exists():
+                continue
+            if not any(path.resolve().is_relative_to(place) for place in within):
                 raise ToxmemError(f"{path} is a link out of its folder: put the file itself there")
+
+
+def _blobs(home: Path) -> list[Path]:
+    """Where the files of a commit in the hub's cache lie (models--OWNER--NAME/snapshots/COMMIT has links to them)."""
+    snapshots, repo = home.parent, home.parent.parent
+    if not repo.name.startswith("models--") or snapshots.name != "snapshots":
+        return []
+    return [repo / "blobs"] if _COMMIT.fullmatch(home.name) else []
+
+
+def _check_configuration(path: Path) -> None:
+    """Refuse a configuration that leads transformers to other files, or to code."""
+    left: list[Any] = [read_object(path)]
+    for key in left[0]:
+        if key in _LEADS_ON:
+            raise ToxmemError(f"{path} {_LEADS_ON[key]}")
+    while left:  # no recursion: brackets may be nested as deep as Python can
+        match left.pop():
+            case dict() as values:
+                for key in _ATTENTION:
+                    if "/" in str(values.get(key, "")):
+                        raise ToxmemError(f"{path} names code of a hub ({key}): take it out")
+                left += values.values()
+            case list() as values:
+                left += values
 
 
 def _check_named(folder: Path, name: str) -> None:

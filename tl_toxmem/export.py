@@ -18,6 +18,7 @@ from tl_toxmem.filebake import DELETION_FILE, MAX_ORIGINALS, bake_into
 from tl_toxmem.files import new_folder
 from tl_toxmem.model import LensModel
 from tl_toxmem.model.load import TOKENIZER_FILES, Source, read_config, read_tokenizer
+from tl_toxmem.places import drop_places
 from tl_toxmem.store import CONFIG
 from tl_toxmem.weights import WeightFiles
 
@@ -101,6 +102,7 @@ def _bake_to(model: LensModel, deletion: Deletion, folder: Path, *, force: bool)
             for name in TOKENIZER_FILES:
                 (folder / name).unlink(missing_ok=True)
             model.tokenizer.save_pretrained(folder)
+            drop_places(folder)
         return replace(deletion, base=applied.deletion.base)
     parameters = {name: p.data for name, p in hf.named_parameters()}
     deletion = for_model(
@@ -118,6 +120,7 @@ def _bake_to(model: LensModel, deletion: Deletion, folder: Path, *, force: bool)
         model.tokenizer.save_pretrained(folder)
     finally:
         undo.restore()
+    drop_places(folder)
     originals = {kept.name: Original(kept.neurons, kept.values) for kept in undo.kept}
     small = sum(original.values.nbytes for original in originals.values()) <= MAX_ORIGINALS
     save_deletion(deletion, folder / DELETION_FILE, originals=originals if small else None)

@@ -31,6 +31,7 @@ from tl_toxmem.model.load import (
     read_architecture,
     read_config,
 )
+from tl_toxmem.places import drop_places
 from tl_toxmem.precision import precision_name
 from tl_toxmem.progress import track
 from tl_toxmem.sites import architecture
@@ -239,11 +240,12 @@ def _check_all(weights: WeightFiles, unedited: WeightFiles, *, where: str) -> No
 
 
 def _copy(weights: WeightFiles, folder: Path) -> None:
-    """The files of a checkpoint: weights, configuration, tokenizer."""
+    """The files of a checkpoint: weights, configuration, tokenizer; without the paths that some have in them."""
     for name in COMPANIONS:
         file = weights.folder / name
         if file.is_file() and (name != INDEX or weights.sharded):
             shutil.copyfile(file, folder / name)
+    drop_places(folder)
     for file in weights.files:
         chunks = -(-file.stat().st_size // _CHUNK)
         with open(file, "rb") as reading, open(folder / file.name, "wb") as writing:

@@ -40,7 +40,7 @@ class WeightFiles:
         folder: with `model.safetensors`, or `model.safetensors.index.json` and the shards it names.
 
     Raises:
-        ToxmemError: no such files, a shard that is missing, or a damaged header.
+        ToxmemError: no such files, a shard that is missing, a damaged header, or two names for one tensor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,6 +55,11 @@ class WeightFiles:
                         f"{file} is damaged: {self._places[name].file.name} has {name} too"
                     )
                 self._places[name] = place
+        for name in self._places:
+            if (short := name.partition(".")[2]) in self._places:
+                raise ToxmemError(
+                    f"{folder} has both {name} and {short}, and only one of them would be read: remove the other"
+                )
 
     @property
     def names(self) -> list[str]:
@@ -147,6 +152,8 @@ def model_files(folder: Path) -> list[Path]:
     for name in names:
         if not is_plain_name(name):
             raise ToxmemError(f"{index} is damaged: {name!r} is no name of a file in its folder")
+        if not name.endswith(".safetensors"):  # transformers would open it as a pickle
+            raise ToxmemError(f"{index} is damaged: {name!r} is no .safetensors file")
         if not (folder / name).is_file():
             raise ToxmemError(f"{folder / name} is missing, though {INDEX} names it")
     return [folder / name for name in names]

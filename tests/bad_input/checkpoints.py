@@ -130,6 +130,7 @@ _NAMES = {
     "nul": "a\0b",
     "backslash": "..\\outside",
     "number": 3,
+    "pickle": "model.bin",
     "missing": "model-9.safetensors",
     "long": "x" * 300 + ".safetensors",
 }
@@ -219,6 +220,22 @@ _CONFIGS = {
     "layers-text": (_config(n_layer="two"), "config.json cannot be read"),
     "width-none": (_config(n_embd=None), "config.json cannot be read"),
     "names-weights": (_config(transformers_weights="other.bin"), "names its weights"),
+    "names-another": (
+        _config(configuration_files=["config.4.0.json"]),
+        "names other configurations",
+    ),
+    "renames": (
+        _config(attribute_map={"transformers_weights": "x"}, x="x.safetensors"),
+        "renames its values",
+    ),
+    "kernel": (
+        _config(attn_implementation="somebody/kernel"),
+        "names code of a hub (attn_implementation)",
+    ),
+    "kernel-within": (
+        _config(parts=[{"_attn_implementation": {"": "a/kernel@main"}}]),
+        "names code of a hub (_attn_implementation)",
+    ),
 }
 for command, args in (("run", _RUN), ("apply", _APPLY), ("trace", _RUN.replace("run", "trace", 1))):
     CASES += [

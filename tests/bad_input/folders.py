@@ -103,6 +103,17 @@ CASES += [
          {"j/config.json": _config(), "j/pytorch_model.bin": b"\x80\x04."}, None),
         ("names-weights", "hf:./j", "names its weights",
          {"j/config.json": _config(transformers_weights="x.bin"), "j/model.safetensors": b""}, None),
+        ("names-another-config", "hf:./j", "names other configurations", {
+            "j/config.json": _config(configuration_files=["config.4.0.json"]), "j/model.safetensors": b"",
+            "j/config.4.0.json": _config(transformers_weights="x.safetensors.index.json")}, None),
+        ("kernel", "hf:./j", "names code of a hub",
+         {"j/config.json": _config(_attn_implementation="somebody/kernel"), "j/model.safetensors": b""}, None),
+        ("pickle-in-index", "hf:./j", "is no .safetensors file", {
+            "j/config.json": _config(), "j/model-1.safetensors": b"", "j/x.bin": b"\x80\x04.",
+            "j/model.safetensors.index.json": {"weight_map": {"a": "x.bin"}}}, None),
+        ("distributed", "hf:./j", "is of a distributed checkpoint", {
+            "j/config.json": _config(), "j/model.safetensors": b"",
+            "j/shard-00001-model-00001-of-00001.safetensors": b""}, None),
         ("adapter", "hf:./j", "has an adapter", {"j/config.json": _config(), "j/adapter_config.json": "{}"}, None),
         ("shard-elsewhere", "hf:./j", "is no name of a file", {
             "j/config.json": _config(), "j/model.safetensors.index.json": {"weight_map": {"a": "../x.safetensors"}},

@@ -188,7 +188,14 @@ def _hub_rows(place: str) -> tuple[Iterator[tuple[str, dict[str, Any]]], str]:
 
     try:
         found = datasets.load_dataset(name, revision=revision, split=split or _SPLIT)
-    except (DatasetsError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except (
+        DatasetsError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        OSError,
+        ValueError,
+        RuntimeError,  # of a dataset that is a script
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise ToxmemError(
             f"cannot get the dataset {name} at {revision}, split {split or _SPLIT} ({reason}): "

@@ -61,14 +61,19 @@ def open_checkpoint(path: Path, *, run_code: bool) -> Any:
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         if run_code and isinstance(error, pickle.UnpicklingError):
             return _run_pickle(path)
+        advice = (
+            "; if you trust who made it, --trust-pickle lets it run its code"
+            if isinstance(error, pickle.UnpicklingError)
+            else ""
+        )
         raise ToxmemError(
-            f"{path} cannot be opened as tensors and plain values: {brief(error)}"
+            f"{path} cannot be opened as tensors and plain values: {brief(error)}{advice}"
         ) from None
 
 
 def _run_pickle(path: Path) -> Any:
     try:
-        # Its SHA-256 is a published one, or the user said --trust-pickle
+        # The user said --trust-pickle.
         return torch.load(path, map_location="cpu", weights_only=False)  # nosec B614
     except (
         RuntimeError,

@@ -61,7 +61,7 @@ class DetoxifyScorer(BuiltLate):
         if self._published:
             download(self._which)
         self._sha256 = check_checkpoint(self._checkpoint, trust_pickle=self._trust)
-        content = open_checkpoint(self._checkpoint, run_code=self._published or self._trust)
+        content = open_checkpoint(self._checkpoint, run_code=self._trust)
         try:
             config, state = content["config"], dict(content["state_dict"])
             labels = [_RENAMED.get(c, str(c)) for c in config["dataset"]["args"]["classes"]]

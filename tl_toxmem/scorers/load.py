@@ -31,21 +31,21 @@ def load_scorer(name: str, *, device: str = "cpu", trust_pickle: bool = False) -
             Hugging Face hub or of a folder, with `#LABEL` for the label that counts (default: the one that says toxic).
         device: where a model runs.
         trust_pickle: open pickled files whose hash is not known, which may run any code: a checkpoint without its
-            SHA-256 in its name, `.bin` weights.
+            SHA-256 in its name, `.bin` weights, a profanity model of another version; and let checkpoints run theirs.
 
     Raises:
         ToxmemError: unknown name, missing package, file or folder, a file whose hash does not fit, a label that is
             not there. What is on a hub is found out at the first `score`.
     """
     if name == "profanity":
-        return ProfanityScorer()
+        return ProfanityScorer(trust_pickle=trust_pickle)
     if name.startswith(_HF) and name != _HF:
         return _hugging_face(name.removeprefix(_HF), device, trust_pickle)
     which = name.removeprefix(_DETOXIFY)
     if scorer_needs_network(name):
         if published_file(which)[1].is_file():
             check_checkpoint(published_file(which)[1])
-        return DetoxifyScorer(which, device=device)
+        return DetoxifyScorer(which, device=device, trust_pickle=trust_pickle)
     # Only the `@` after the file's ending separates: a path may have others.
     match = re.fullmatch(rf"{_DETOXIFY}(.+?\.ckpt)(?:@(.+))?", name)
     if match is None:
