@@ -61,35 +61,30 @@ def print_scores(console: Any, folder: "RunFolder") -> None:
 
 def print_selection(console: Any, folder: "RunFolder") -> None:
     """The selected neurons that score highest, what each says, how many and why, and the controls."""
-    from tl_toxmem.cards import NeuronCard
-    from tl_toxmem.files import read_json
     from tl_toxmem.masking import mask_slurs
-    from tl_toxmem.neurons import NeuronSet
-    from tl_toxmem.select import Joint
+    from tl_toxmem.select import Selected
 
-    values = read_json(folder.artefact("select"))
-    chosen = NeuronSet.from_json(values["selected"])
+    found = Selected.load(folder.artefact("select"))
     rows = []
-    for card in map(NeuronCard.from_json, values["cards"][:_SHOWN]):
+    for card in found.cards[:_SHOWN]:
         words = " ".join(repr(mask_slurs(word)) for word, _ in card.raised[:_TOKENS])
         score = "" if card.score is None else f"{card.score:.4g}"
         rows.append((card.layer, card.neuron, score, f"{card.effect.value:.4g}", words))
-    say(console, f"k = {values['k']} ({values['rule']}): {chosen!r}")
+    say(console, f"k = {found.k} ({found.rule}): {found.selected!r}")
     print_table(
         console, ("layer", "neuron", "score", "deleted alone (nats)", "raises"), rows, left=_WORDS
     )
-    if values["joint_effect"] is not None:
-        say(console, f"{Joint.from_json(values['joint_effect']).text()}.")
+    if found.joint_effect is not None:
+        say(console, f"{found.joint_effect.text()}.")
     print_controls(console, folder)
 
 
 def print_controls(console: Any, folder: "RunFolder") -> None:
     """How loud the controls are, and why there is no decoy."""
-    from tl_toxmem.files import read_json
-    from tl_toxmem.select import controls_text
+    from tl_toxmem.select import Selected, controls_text
 
-    values = read_json(folder.artefact("select"))
-    say(console, controls_text(values["loudness_ratios"], values["no_decoy"]))
+    found = Selected.load(folder.artefact("select"))
+    say(console, controls_text(found.loudness_ratios, found.no_decoy))
 
 
 def print_export(console: Any, folder: "RunFolder") -> None:
