@@ -16,7 +16,7 @@ from typing import Any
 
 from tl_toxmem.comparison import Comparison
 from tl_toxmem.evaluation import BASE, EDITS, MEASURES, EditResult, Evaluation
-from tl_toxmem.files import read_json
+from tl_toxmem.select import Selected
 from tl_toxmem.stats import Estimate
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import Trace
@@ -108,23 +108,20 @@ def share(row: Any) -> str:
     return f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
 
 
-def selection_table(values: dict[str, Any]) -> str:
+def selection_table(found: Selected) -> str:
     """The curve over k, and where the selected neurons are."""
-    rows = [
-        [p["k"], f"{p['perplexity_increase']:+.2%}", *(_share(p, n) for n in ("toxicity_rate",))]
-        for p in values["curve"]
-    ]
+    rows = [[p.k, f"{p.perplexity_increase:+.2%}", _share(p.toxicity_rate)] for p in found.curve]
     layers: dict[int, int] = {}
-    for layer, _ in values["selected"]["neurons"]:
+    for layer, _ in found.selected:
         layers[layer] = layers.get(layer, 0) + 1
     where = ", ".join(f"{layer}: {n}" for layer, n in sorted(layers.items()))
     return table("How many (find prompts)", ("k", "neutral perplexity", "toxic"), rows) + (
-        f"\n{values['rule']}; selected per layer: {where}\n"
+        f"\n{found.rule}; selected per layer: {where}\n"
     )
 
 
-def _share(point: dict[str, Any], name: str) -> str:
-    return "not affordable" if point[name] is None else f"{point[name]:.1%}"
+def _share(rate: float | None) -> str:
+    return "not affordable" if rate is None else f"{rate:.1%}"
 
 
 def take_picture(figure: Any, path: Path) -> None:
@@ -159,7 +156,7 @@ def main() -> None:
     folder = RunFolder(args.run)
     trace = Trace.load(folder.artefact("trace"))
     evaluation = Evaluation.load(folder.artefact("evaluate"))
-    parts = [*trace_tables(trace), selection_table(read_json(folder.artefact("select")))]
+    parts = [*trace_tables(trace), selection_table(Selected.load(folder.artefact("select")))]
     parts += evaluation_tables(evaluation)
     figures = {
         "shares": trace.plot("shares"),

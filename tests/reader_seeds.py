@@ -133,6 +133,54 @@ def comparison():
     return Comparison(evaluation(), (entry,), regression, ("one method, as it has no place here",))
 
 
+def selected():
+    """A small selection with all that there can be."""
+    from tl_toxmem import NeuronSet
+    from tl_toxmem.cards import Change, Excited, NeuronCard
+    from tl_toxmem.select import Joint, KPoint, Selected, Tried
+    from tl_toxmem.stats import Estimate
+
+    one = Estimate(0.5, 0.25, 0.75, 4)
+    card = NeuronCard(
+        0, 1, one, 0.5, None, (("a", 0.5),), (("b", -0.5),), (Excited("Bob is a", " a", 2, 1.5),),
+        (Change("Bob is a", " fool", " man"),),
+    )  # fmt: skip
+    return Selected(
+        k=2,
+        rule="k as configured",
+        method="gradient",
+        ranked_by="search",
+        layers=(0, 1),
+        curve=(KPoint(0, 0.0, 0.5, 0.5), KPoint(2, 0.01, 0.1, None)),
+        trials=(Tried(0, {"law": "gates", "share": 0.7}, 0.1, 0.2, 0.25),),
+        law={"law": "gates", "scales": [0.5, 0.25]},
+        selected=NeuronSet(((0, 1), (1, 2)), 2, 4),
+        joint_effect=Joint(one, one, (one, one), "scale"),
+        controls={"random_neurons": NeuronSet(((0, 2), (1, 3)), 2, 4)},
+        loudness_ratios={"random_neurons": 0.9},
+        no_decoy="there are no benign prompts",
+        early_layers=(0,),
+        cards=(card,),
+    )
+
+
+def provenance():
+    """What a run folder says of itself."""
+    names = ("prompts", "neutral", "model")
+    return {
+        "format_version": 1,
+        "model": "demo",
+        "revision": None,
+        "config_hash": "0" * 64,
+        "inputs": dict.fromkeys(names, "0" * 64),
+        "seed": 0,
+        "versions": {"tl-toxmem": "0"},
+        "stages": {"prompts": "1" * 64},
+        "outputs": {"1_prompts.jsonl": "2" * 64, "7_checkpoint": {"config.json": "3" * 64}},
+        "engines": {"prompts": {"engine": "local"}},
+    }
+
+
 def deletion():
     """A small law with a low-rank part, for a named base."""
     import torch
@@ -211,6 +259,8 @@ def readers(folder: Path) -> list[Reader]:
     from tl_toxmem.evaluation import Evaluation
     from tl_toxmem.mining import Mined, read_candidates
     from tl_toxmem.neutral import read_documents
+    from tl_toxmem.select import Selected
+    from tl_toxmem.store import RunFolder
     from tl_toxmem.weights import _header, model_files
 
     cfg = make_config({"model": "demo", "out": "out", "trace": {"window": 3}, "select": {"k": 4}})
@@ -240,6 +290,11 @@ def readers(folder: Path) -> list[Reader]:
     law, made, own = deletion(), mined(), certificate()
     mining = in_folder("mining.json", made.save, Mined.load)
     certified = in_folder("certificate.json", own.write, Certificate.read)
+    ours = in_folder(
+        "provenance.json",
+        lambda place: (place / "provenance.json").write_text(json.dumps(provenance())),
+        lambda place: RunFolder(place).provenance(),
+    )
     index = in_folder(
         "model.safetensors.index.json",
         lambda place: (
@@ -268,6 +323,8 @@ def readers(folder: Path) -> list[Reader]:
         Reader("comparison", ".json", Comparison.load, comparison().save, comparison()),
         Reader("certificate", ".json", *certified, own),
         Reader("mining", ".json", *mining, made),
+        Reader("selected", ".json", Selected.load, selected().save, selected()),
+        Reader("provenance", ".json", *ours, provenance()),
         Reader("labelled", ".jsonl", read_labelled, lambda p: p.write_text(text), None),
         Reader("candidates", ".csv", read_candidates, lambda p: p.write_text(table), None),
         Reader("candidates-lines", ".jsonl", read_candidates, _prompts().write, None),

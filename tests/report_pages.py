@@ -22,6 +22,7 @@ def full(results, *, text: str = "you stupid idiot"):
     """The same results with two judges, a comparison, a search, and `text` wherever prompts and models may speak."""
     from tl_toxmem.comparison import Comparison, Entry
     from tl_toxmem.scorers import judge_agreement
+    from tl_toxmem.select import Tried
 
     evaluation = results.evaluation
     rows = [replace(row, scorer=name) for row in evaluation.rows for name in JUDGES]
@@ -55,38 +56,28 @@ def full(results, *, text: str = "you stupid idiot"):
         for row in results.evaluation.rows
         if row.edit != "none"
     ]
-    cards = []
-    for card in results.selection["cards"]:
-        excited = [{**one, "prompt": text, "token": text} for one in card["excited"]]
-        changes = [
-            {**one, "prompt": text, "before": text, "after": text + "!"} for one in card["changes"]
-        ]
-        words = [[text, value] for _, value in card["raised"]]
-        cards.append(
-            {**card, "excited": excited, "changes": changes, "raised": words, "lowered": words}
+    cards = tuple(
+        replace(
+            card,
+            excited=tuple(replace(one, prompt=text, token=text) for one in card.excited),
+            changes=tuple(
+                replace(one, prompt=text, before=text, after=text + "!") for one in card.changes
+            ),
+            raised=tuple((text, value) for _, value in card.raised),
+            lowered=tuple((text, value) for _, value in card.raised),
         )
-    trials = [
-        {
-            "number": 0,
-            "settings": {"law": "scale", "k": 3, "factor": 0.5},
-            "rise": 0.001,
-            "rise_high": 0.002,
-            "toxicity_rate": 0.25,
-        },
-        {
-            "number": 1,
-            "settings": {"law": "gates", "share": 0.7},
-            "rise": 0.1,
-            "rise_high": 0.2,
-            "toxicity_rate": None,
-        },
-    ]
+        for card in results.selection.cards
+    )
+    trials = (
+        Tried(0, {"law": "scale", "k": 3, "factor": 0.5}, 0.001, 0.002, 0.25),
+        Tried(1, {"law": "gates", "share": 0.7}, 0.1, 0.2, None),
+    )
     trace = results.trace
     words = tuple((TOKEN, *own[1:]) for own in trace.words)
     return replace(
         results,
         evaluation=evaluation,
-        selection={**results.selection, "cards": cards, "trials": trials},
+        selection=replace(results.selection, cards=cards, trials=trials),
         trace=replace(trace, words=words, prompt_ids=(text, *trace.prompt_ids[1:])),
         comparison=Comparison(evaluation, tuple(entries), None, (f"one method: {MARKUP}",)),
     )

@@ -92,8 +92,22 @@ def evaluated(model, prompts):
     return [torch.tensor([getattr(rows[0], n).value for n in names], dtype=torch.float64)]
 
 
+def answered(model, prompts):
+    """Greedy answers by lm-eval's adapter, as the numbers of their letters."""
+    from lm_eval_stand_in import Request, install
+
+    from tl_toxmem.evaluation.harness import _adapter
+
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        asked = [Request((prompt.prompt, {"max_gen_toks": 4})) for prompt in prompts]
+        greedy = _adapter(model, batch_size=8).generate_until(asked)
+    return [torch.tensor([*map(ord, text)]) for text in greedy]
+
+
 STAGES = {
     "trace": traced,
+    "lm-eval": answered,
     "evaluate": evaluated,
     **{m: attributed(m) for m in ("gradient", "integrated_gradients", "contrast", "ablation")},
 }

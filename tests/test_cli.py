@@ -33,7 +33,7 @@ GOOD = [{"prompt": f"Bob {i} is a", "target": " fool", "subject": "Bob"} for i i
 
 def refused(result, out, *words, code=1):
     assert result.exit_code == code, (result.output, result.exception)
-    lines = result.stderr.strip().splitlines()
+    lines = [line for line in result.stderr.strip().splitlines() if line != "load"]
     if code == 1:
         assert len(lines) == 1, lines
     for word in words:

@@ -232,9 +232,9 @@ def test_a_terminal_gets_bold_letters_unless_it_wants_none(folder, colours, tmp_
     code = (
         "from tl_toxmem.cli.output import Output\nimport sys\n"
         "Output(False, False, sys.stdout).announce('a step')\n"
-        "from tl_toxmem.cli.results import _print_rows\n"
+        "from tl_toxmem.cli.words import print_table\n"
         "from tl_toxmem.cli.console import results_console\n"
-        "_print_rows(results_console(), ('a', 'b'), [(1, 2)])\n"
+        "print_table(results_console(), ('a', 'b'), [(1, 2)], left=())\n"
     )
     keep = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     process = subprocess.Popen(

@@ -79,25 +79,88 @@ def test_a_disk_that_is_full_from_the_beginning(mounted):
     assert [p.name for p in disk.iterdir()] == ["filler"]
 
 
-@pytest.mark.parametrize("command", ["run", "mine"])
-def test_a_folder_that_cannot_be_written_to(mounted, finished, command, tmp_path):
+def written_into(command, out, finished, tmp_path):
+    """What writes into a folder: words of a command that makes something anew there."""
     from tl_toxmem.model import demo_folder
 
-    disk = mounted(ENOUGH)
-    out = disk / "run"
-    if command == "run":
-        shutil.copytree(finished, out)
-    before = contents(disk)
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     candidates = tmp_path / "c.jsonl"
     known = (demo_folder() / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     candidates.write_text("\n".join(known[:3]))
-    args = {
+    if command != "mine":
+        shutil.copytree(finished, out)
+    return {
         "run": ["run", out, "--set", "select.k=3"],
+        "report": ["report", out],
         "mine": ["mine", "--model", "demo", "--candidates", candidates, "--out", out],
-    }
-    one_line(go(*args[command]), str(disk))
+    }[command]
+
+
+WRITERS = ("run", "report", "mine")
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_disk_that_cannot_be_written_to(mounted, finished, command, tmp_path):
+    disk = mounted(ENOUGH)
+    words = written_into(command, disk / "run", finished, tmp_path)
+    before = contents(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    one_line(go(*words), str(disk))
     assert contents(disk) == before
+
+
+@pytest.fixture
+def forbidden():
+    """`forbidden(folder)`: let nothing be made or removed in it, nor in folders below it, until the test is over."""
+    folders = []
+
+    def forbid(folder):
+        folders.extend([folder, *(p for p in folder.rglob("*") if p.is_dir())])
+        for one in folders:
+            one.chmod(0o555)
+        if os.access(folder, os.W_OK):
+            pytest.skip("root may write into any folder")
+
+    yield forbid
+    for one in folders:
+        one.chmod(0o755)
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_folder_that_may_not_be_written_into(forbidden, finished, command, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    words = written_into(command, place / "run", finished, tmp_path)
+    before = contents(place)
+    forbidden(place)
+    one_line(go(*words), str(place), "cannot be written to")
+    assert contents(place) == before
+
+
+def test_every_writer_leaves_a_folder_that_it_may_not_write_into(forbidden, tmp_path):
+    import torch
+
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.files import new_folder, write_bytes, write_tensors
+
+    path = tmp_path / "place" / "a.bin"
+    path.parent.mkdir()
+    path.write_bytes(b"before")
+    forbidden(path.parent)
+
+    def folder():
+        with new_folder(path.parent / "f"):
+            raise AssertionError("there is no folder")
+
+    for write in (
+        lambda: write_bytes(path, b"after"),
+        lambda: write_tensors(path, "k", {"a": torch.zeros(3)}, {}),
+        folder,
+    ):
+        with pytest.raises((OSError, ToxmemError), match="Permission denied") as caught:
+            write()
+        assert str(path.parent) in str(caught.value)
+        assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+        assert path.read_bytes() == b"before"
 
 
 def test_every_writer_names_its_file_on_a_full_disk(mounted):

@@ -14,7 +14,8 @@ from reader_seeds import readers
 
 NAMES = (
     "prompts", "config", "deletion", "originals", "neurons", "trace", "scores", "evaluation", "comparison",
-    "certificate", "mining", "labelled", "candidates", "candidates-lines", "neutral", "header", "index",
+    "certificate", "mining", "selected", "provenance", "labelled", "candidates", "candidates-lines",
+    "neutral", "header", "index",
 )  # fmt: skip
 QUICK = settings(
     max_examples=25,

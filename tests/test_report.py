@@ -81,7 +81,7 @@ def test_what_is_not_there_has_no_place(results):
             **_without_severed(trace),
         ),
         scores=replace(results.scores, verification=None, cost=torch.full_like(results.scores.cost, torch.nan)),
-        selection={**results.selection, "curve": [], "cards": [], "joint_effect": None, "no_decoy": "of a reason"},
+        selection=replace(results.selection, curve=(), cards=(), joint_effect=None, no_decoy="of a reason"),
         evaluation=replace(
             results.evaluation,
             rows=tuple(replace(row, benign_kept=None) for row in results.evaluation.rows),
@@ -150,7 +150,7 @@ def test_hostile_text_is_inert_wherever_it_may_stand(results):
         cfg=results.cfg.model_copy(
             update={"model": f"./{alarm}", "device": alarm, "scorer": alarm}
         ),
-        selection={**results.selection, "rule": alarm, "no_decoy": alarm},
+        selection=replace(results.selection, rule=alarm, no_decoy=alarm),
         evaluation=replace(evaluation, rows=rows, protocol=protocol),
         certificate=replace(results.certificate, host=alarm, base_model=alarm, precision=alarm),
         provenance={**results.provenance, "config_hash": alarm, "revision": alarm},
@@ -183,9 +183,9 @@ def test_what_needs_no_mask_is_not_kept_twice():
 
 
 def test_a_card_tells_apart_what_looks_the_same_masked(results):
-    from tl_toxmem.cards import Change, NeuronCard
+    from tl_toxmem.cards import Change
 
-    card = NeuronCard.from_json(results.selection["cards"][0])
+    card = results.selection.cards[0]
     card = replace(card, changes=(Change("a", "dumb", "damn"), Change("b", "dumb", "dumb")))
     assert [value for _, value in card.facts()][-2:] == [
         "'d***', without it 'd***'",

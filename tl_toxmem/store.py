@@ -10,7 +10,7 @@ Other settings of a stage outdate it and what follows it, and so does other labe
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from tl_toxmem.config import OWN, PLACES, STAGES, RunConfig, make_config, read_t
 from tl_toxmem.engine import LOCAL, Engine
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.files import TEMPORARY, read_json, sha256_file, sync, write_bytes, write_json
+from tl_toxmem.reading import record
 
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 REPORT = "8_report.html"
 CACHE = "cache"
+OURS = "tl-toxmem"
+"""By which name versions list this library."""
 _ASIDE = f"making{TEMPORARY}"
 LATER = "labelled"
 """The input that a folder may be given later, or other content of: stages that read it know it by their hash."""
@@ -36,6 +39,21 @@ ARTEFACTS: dict[str, str] = {
     "export": "7_checkpoint",
     "compare": "9_comparison.json",
 }
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """What there must be in `provenance.json`: hashes by name, of files or of settings, and versions."""
+
+    model: str
+    revision: str | None
+    config_hash: str
+    inputs: dict[str, str]
+    seed: int
+    versions: dict[str, str]
+    stages: dict[str, str]
+    outputs: dict[str, str | dict[str, str]]
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,15 @@ class RunFolder:
         return self.path / CACHE
 
     def provenance(self) -> dict[str, Any]:
-        """What `provenance.json` says."""
+        """What `provenance.json` says.
+
+        Raises:
+            ToxmemError: missing or damaged.
+        """
         values = read_json(self.path / PROVENANCE)
-        lacking = {"inputs", "outputs", "stages", "versions", "revision"} - set(values)
-        if lacking:
-            raise ToxmemError(
-                f"{self.path / PROVENANCE} is damaged: it lacks {', '.join(sorted(lacking))}"
-            )
+        found = record(_Provenance, values, self.path / PROVENANCE)
+        if OURS not in found.versions:
+            raise ToxmemError(f"{self.path / PROVENANCE} is damaged: no version of {OURS}")
         return values
 
     def is_done(

@@ -53,8 +53,16 @@ CASES = [
     for name, (content, says) in some.items()
     if name != "score-huge"
 ]
+_PLAN = "plan --model demo --out out --candidates"
 CASES += [
-    Case(f"mine-{name}", f"{_MINE} {given}", says, files)
+    Case(f"plan-{file[2:]}-{name}", f"{_PLAN} {file}", says, {file: content})
+    for file, some in _FILES.items()
+    for name, (content, says) in some.items()
+    if name in ("empty", "deep", "other-field", "other-column", "open-quote", "commas")
+]
+CASES += [
+    Case(f"{command}-{name}", f"{words} {given}", says, files)
+    for command, words in (("mine", _MINE), ("plan", _PLAN))
     for name, given, says, files in (
         ("missing", "nowhere.csv", "no candidates file at nowhere.csv", {}),
         ("folder", "c.csv", "no candidates file at c.csv", {"c.csv": None}),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 DEMO = "--model demo --out out"
 """Of a command that is given nothing but the bad file."""
-STAGES = ("run", "trace", "attribute", "select", "evaluate", "export", "report", "compare")
+STAGES = ("run", "trace", "attribute", "select", "evaluate", "export", "report", "compare", "plan")
+"""Commands of a run's stages, and the one that plans them."""
 
 
 @dataclass(frozen=True)

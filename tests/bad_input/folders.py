@@ -3,6 +3,7 @@
 import json
 
 from bad_input.case import DEMO, STAGES, Case, Link, change_json
+from tl_toxmem.files import sha256_file
 
 _RUN = {"run": "run"}
 _PROVENANCE, _CONFIG, _PROMPTS = "run/provenance.json", "run/config.toml", "run/1_prompts.jsonl"
@@ -22,9 +23,19 @@ CASES = [
         ("provenance-binary", {_PROVENANCE: bytes(range(256))}, None, "is damaged"),
         ("provenance-newer", {}, provenance(format_version=99), "has format version 99"),
         ("provenance-no-version", {}, provenance(format_version=...), "has format version None"),
-        ("provenance-no-outputs", {}, provenance(outputs=...), "lacks outputs"),
+        ("provenance-no-outputs", {}, provenance(outputs=...), "outputs: Field required"),
+        ("provenance-no-hash", {}, provenance(config_hash=...), "config_hash: Field required"),
+        ("provenance-list-of-stages", {}, provenance(stages=[]), "stages: "),
+        ("provenance-number-as-stage", {}, provenance(stages={"prompts": 3}), "stages.prompts: "),
+        ("provenance-list-of-outputs", {}, provenance(outputs=["x"]), "outputs: "),
+        ("provenance-null-output", {}, provenance(outputs={"1_prompts.jsonl": None}), "outputs.1_prompts.jsonl"),
+        ("provenance-text-as-inputs", {}, provenance(inputs="x"), "inputs: "),
+        ("provenance-list-of-versions", {}, provenance(versions=[]), "versions: "),
+        ("provenance-no-versions", {}, provenance(versions={}), "no version of tl-toxmem"),
+        ("provenance-number-as-revision", {}, provenance(revision=3), "revision: "),
+        ("provenance-list-of-engines", {}, provenance(engines=[]), "engines: "),
         ("other-prompts", {}, provenance(inputs={"prompts": "0"}), "other content of"),
-        ("other-versions", {}, provenance(versions={}), "another version of"),
+        ("other-versions", {}, provenance(versions={"tl-toxmem": "0"}), "another version of"),
         ("prompts-changed", {}, lambda f: (f / _PROMPTS).write_text("{}"), "was changed since it was made"),
         ("prompts-folder", {}, lambda f: ((f / _PROMPTS).unlink(), (f / _PROMPTS).mkdir()), "was changed since"),
         ("config-damaged", {_CONFIG: b"["}, None, "is no TOML"),
@@ -32,6 +43,14 @@ CASES = [
         ("config-other-model", {_CONFIG: 'model = "./nowhere"\nout = "run"'}, None, "no model folder"),
     )
 ]  # fmt: skip
+CASES += [
+    Case(f"folder-{name}-plan", "plan run", says, good=_RUN, spoil=spoil)
+    for name, spoil, says in (
+        ("provenance-list-of-stages", provenance(stages=[]), "stages: "),
+        ("other-prompts", provenance(inputs={"prompts": "0"}), "other content of"),
+        ("other-versions", provenance(versions={"tl-toxmem": "0"}), "another version of"),
+    )
+]
 CASES += [
     Case("folder-config-empty", "run run", "give --model", {_CONFIG: b""}, code=2, good=_RUN),
     Case(
@@ -61,6 +80,64 @@ CASES += [
         "a is a link that leads nowhere",
         {"a": Link("b"), "b": Link("a")},
     ),
+]
+
+
+def selection(**values):
+    """Change a finished run's selection, and the hash that the folder has of it."""
+
+    def spoil(folder):
+        file, record = folder / "whole/4_neurons.json", folder / "whole/provenance.json"
+        change_json(file, **values)
+        outputs = json.loads(record.read_text())["outputs"]
+        change_json(record, outputs=outputs | {file.name: sha256_file(file)})
+
+    return spoil
+
+
+_WHOLE = {"whole": "whole"}
+_SET = {"neurons": [[0, 1], [1, 2]], "n_layers": 2, "d_mlp": 4}
+CASES += [
+    Case(f"selection-{name}-{command}", f"{command} whole --quiet --json", says, good=_WHOLE, spoil=selection(**values))
+    for command in ("report", "select")
+    for name, values, says in (
+        ("no-law", {"law": ...}, "law: Field required"),
+        ("no-curve", {"curve": ...}, "curve: Field required"),
+        ("no-cards", {"cards": ...}, "cards: Field required"),
+        ("empty-law", {"law": {}}, "unknown law None"),
+        ("unknown-law", {"law": {"law": "half"}}, "unknown law 'half'"),
+        ("list-as-law", {"law": {"law": ["zero"]}}, "unknown law ['zero']"),
+        ("no-factor", {"law": {"law": "scale"}}, "has no number as its factor"),
+        ("text-as-factor", {"law": {"law": "scale", "factor": "0.5"}}, "has no number as its factor"),
+        ("one-scale", {"law": {"law": "gates", "scales": [0.5]}}, "has no 2 numbers as its scales"),
+        ("text-as-scale", {"law": {"law": "gates", "scales": [0.5, "x"]}}, "has no 2 numbers as its scales"),
+        ("other-k", {"k": 3}, "k is 3, but 2 neurons are selected"),
+        ("text-as-k", {"k": "many"}, "k: "),
+        ("list-as-neurons", {"selected": [[0, 1]]}, "selected: "),
+        ("no-such-neuron", {"selected": _SET | {"neurons": [[0, 9]]}}, "no neuron 9 in layer 0"),
+        ("other-shape", {"selected": _SET | {"d_mlp": 9}}, "a model of another shape"),
+        ("number-as-control", {"controls": {"random_neurons": 3}}, "controls.random_neurons"),
+        ("no-ratios", {"loudness_ratios": {}}, "loudness_ratios is not of the controls"),
+        ("empty-joint", {"joint_effect": {}}, "joint_effect"),
+        ("empty-card", {"cards": [{}]}, "cards.0"),
+        ("empty-trial", {"trials": [{}]}, "trials.0"),
+        ("trial-without-law", {"trials": [{"number": 0, "settings": {}, "rise": 0, "rise_high": 0,
+                               "toxicity_rate": None}]}, "a trial without its law"),
+        ("empty-point", {"curve": [{}]}, "curve.0"),
+        ("unknown-method", {"method": "guess"}, "no method of attribution 'guess'"),
+        ("unknown-way", {"ranked_by": "guess"}, "no way of choosing 'guess'"),
+        ("number-as-rule", {"rule": 3}, "rule: "),
+        ("newer", {"format_version": 99}, "has format version 99"),
+    )
+]  # fmt: skip
+CASES += [
+    Case(
+        "selection-of-another-model",
+        "report whole --quiet",
+        "of a model of 2 x 9",
+        good=_WHOLE,
+        spoil=selection(selected=_SET | {"d_mlp": 9}, controls={}, loudness_ratios={}),
+    )
 ]
 _SETTINGS = "mined/settings.json"
 _MINE = "mine --model demo --candidates c.jsonl --out mined --set min_tokens=1"

@@ -10,7 +10,8 @@ PROMPTS = "".join(
 
 
 def make(folder: Path, model: Path) -> dict[str, Path]:
-    """By name: a model, the same in shards, an edited one with its delta, a certified one, a run and a mining folder.
+    """By name: a model, the same in shards, an edited one with its delta, a certified one, a run that has
+    begun, one that is finished, and a mining folder.
 
     Args:
         folder: where they go.
@@ -41,10 +42,39 @@ def make(folder: Path, model: Path) -> dict[str, Path]:
     with run.making("prompts") as aside:
         aside.artefact("prompts").write_text(inputs.prompts.to_jsonl(), encoding="utf-8")
         run.commit("prompts", cfg, inputs.hashes, ["prompts"])
+    _whole(folder / "whole")
     mined = folder / "mined"
     mined.mkdir()
     (mined / "settings.json").write_text(json.dumps({"format_version": 1, "model": {}}))
     return {"model": model, **{path.name: path for path in folder.iterdir()}}
+
+
+def _whole(out: Path) -> None:
+    """A finished run folder as its hashes say; of what no command that makes nothing reads, any content will do."""
+    from reader_seeds import certificate, deletion, evaluation, scores, selected, trace
+
+    from tl_toxmem.certify import library_versions
+    from tl_toxmem.config import STAGES, make_config
+    from tl_toxmem.pipeline.inputs import read_inputs
+    from tl_toxmem.pipeline.opening import open_folder
+
+    cfg = make_config({"model": "demo", "out": str(out)})
+    inputs = read_inputs(cfg)
+    out.mkdir()
+    run = open_folder(cfg, inputs.hashes, versions=library_versions(), done=())
+    writers = {
+        "prompts": inputs.prompts.write,
+        "trace": trace().save,
+        "attribute": scores().save,
+        "select": selected().save,
+        "delete": deletion().save,
+        "evaluate": evaluation().save,
+        "export": lambda path: (path.mkdir(), certificate().write(path)),
+    }
+    for stage, write in writers.items():
+        with run.making(stage) as aside:
+            write(aside.artefact(stage))
+            run.commit(stage, cfg, inputs.hashes, STAGES[STAGES.index(stage) :])
 
 
 def _shape(model: Path) -> tuple[int, int]:

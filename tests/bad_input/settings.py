@@ -134,6 +134,8 @@ CASES += [
         ("host", ("--host", "tensorflow"), "host", 1),
         ("dtype", ("--dtype", "int8"), "dtype", 1),
         ("device", ("--device", "gpu"), "device", 1),
+        ("key-unknown", ("--set", "frobnicate=3"), "frobnicate: unknown setting", 1),
+        ("key-unknown-within", ("--set", "trace.windwo=3"), "trace.windwo: unknown setting", 1),
         ("device-not-there", ("--device", "cuda:9"), "cuda:9", 1),
         ("unknown", ("--frobnicate",), "--frobnicate", 2),
         ("too-many", ("a", "b"), "unexpected extra argument", 2),
@@ -143,6 +145,31 @@ CASES += [
         ("push-empty", ("--push-to-hub", ""), "is no name of a model repository", 1),
     )
 ]
+_PLAN = ("plan", *DEMO.split())
+_PLAN_MINING = (*_PLAN, "--candidates", "c.jsonl")
+CASES += [
+    Case(f"plan-{name}", words, says, files, code)
+    for name, words, says, files, code in (
+        ("set-unknown", (*_PLAN, "--set", "tarce.window=1"), "tarce: unknown setting", {}, 1),
+        ("set-unknown-within", (*_PLAN, "--set", "trace.windwo=1"), "trace.windwo: unknown setting", {}, 1),
+        ("set-number", (*_PLAN, "--set", "select.k=-1"), "select.k", {}, 1),
+        ("seed-negative", (*_PLAN, "--seed", "-1"), "seed", {}, 1),
+        ("host", (*_PLAN, "--host", "tensorflow"), "host", {}, 1),
+        ("scorer-unknown", (*_PLAN, "--scorer", "perspective"), "unknown scorer 'perspective'", {}, 1),
+        ("mining-setting-unknown", (*_PLAN_MINING, "--set", "frobnicate=3"), "frobnicate: unknown setting",
+         {"c.jsonl": b""}, 1),
+        ("mining-setting-of-a-run", (*_PLAN_MINING, "--set", "trace.window=1"), "trace: unknown setting",
+         {"c.jsonl": b""}, 1),
+        ("mining-setting-no-value", (*_PLAN_MINING, "--set", "samples"), "write KEY=VALUE, such as --set max_tokens=32",
+         {"c.jsonl": b""}, 1),
+        ("mining-samples-nought", (*_PLAN_MINING, "--set", "samples=0"), "samples", {"c.jsonl": b""}, 1),
+        ("workers-nought", (*_PLAN, "--workers", "0"), "--workers", {}, 2),
+        ("workers-negative", (*_PLAN, "--workers", "-1"), "--workers", {}, 2),
+        ("workers-text", (*_PLAN, "--workers", "x"), "--workers", {}, 2),
+        ("workers-half", (*_PLAN, "--workers", "1.5"), "--workers", {}, 2),
+        ("push", (*_PLAN, "--push-to-hub", "a/b"), "--push-to-hub", {}, 2),
+    )
+]  # fmt: skip
 CASES += [
     Case("no-command", ("frobnicate",), "No such command", code=2),
     Case(

@@ -7,6 +7,7 @@ import typer
 
 from tl_toxmem.cli.console import prepare
 from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
+from tl_toxmem.cli.words import say
 from tl_toxmem.config import is_local
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def verify(
 
 
 def _print(output: Output, line: str) -> None:
-    output.show(lambda console: console.print(line, soft_wrap=True, markup=False))
+    output.show(lambda console: say(console, line))
 
 
 def _words(certificate: "Certificate") -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from tl_toxmem.cli.words import inert, say, table_of
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -56,10 +58,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _in_one_line(text: str) -> str:
     """A message without line ends, with what a terminal would obey or hide as escapes, and not endless."""
-    line = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in " ".join(text.split())
-    )
+    line = inert(" ".join(text.split()))
     half = _LONGEST // 2
     return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
@@ -82,7 +81,7 @@ def prepare(*, network: bool, model: str | None = None) -> None:
     quiet.disable_progress_bar()  # of loading, which is quick; huggingface_hub's bars of what it downloads go with it
     quiet.set_verbosity_error()
     if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-        from huggingface_hub.utils import enable_progress_bars
+        from huggingface_hub.utils.tqdm import enable_progress_bars
 
         enable_progress_bars()
 
@@ -119,9 +118,9 @@ def summary(console: "Console", folder: "RunFolder", until: str) -> None:
     if until in ("export", "report"):
         results.print_export(console, folder)
     if until == "report":
-        console.print(f"report: {folder.report}", soft_wrap=True)
+        say(console, f"report: {folder.report}")
     else:
-        console.print(f"run folder: {folder.path}", soft_wrap=True)
+        say(console, f"run folder: {folder.path}")
 
 
 def _print_outcome(console: "Console", folder: "RunFolder") -> None:
@@ -135,7 +134,7 @@ def _print_outcome(console: "Console", folder: "RunFolder") -> None:
     for scorer in dict.fromkeys(row.scorer for row in evaluation.rows):
         print_evaluation(console, evaluation, scorer)
     if (warning := neutral_warning(evaluation)) is not None:
-        console.print(warning, soft_wrap=True)
+        say(console, warning)
     print_controls(console, folder)
     if folder.is_done("compare"):
         print_comparison(console, Comparison.load(folder.artefact("compare")))
@@ -156,7 +155,7 @@ def print_evaluation(console: "Console", evaluation: "Evaluation", scorer: str) 
             break
         columns = [m for m in columns if m.name != name or m.name == p["headline"]]
     console.print(_table(evaluation, scorer, columns))
-    console.print(protocol_line(evaluation, scorer), soft_wrap=True)
+    say(console, protocol_line(evaluation, scorer))
 
 
 def protocol_line(evaluation: "Evaluation", scorer: str) -> str:
@@ -166,14 +165,10 @@ def protocol_line(evaluation: "Evaluation", scorer: str) -> str:
 
 
 def _table(evaluation: "Evaluation", scorer: str, columns: Sequence["Measure"]) -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("edit", "n", *(m.short for m in columns)):
-        table.add_column(name, overflow="fold", justify="left" if name == "edit" else "right")
+    heads = ("edit", "n", *(m.short for m in columns))
+    rows = []
     for row in (row for row in evaluation.rows if row.scorer == scorer):
         name = "base" if row.edit == "none" else row.edit.replace("_", " ")
-        cells = ["\n".join(m.cell(getattr(row, m.name), to="-")) for m in columns]
-        table.add_row(name, str(row.n_neurons), *cells)
-    return table
+        cells = ("\n".join(m.cell(getattr(row, m.name), to="-")) for m in columns)
+        rows.append((name, row.n_neurons, *cells))
+    return table_of(heads, rows, left=("edit",))

@@ -9,6 +9,7 @@ from tl_toxmem.cli.console import prepare
 from tl_toxmem.cli.engine import GPUs, Kind, Workers
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.settings import put_settings
+from tl_toxmem.cli.words import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +126,7 @@ def _print(console: "Console", found: "Mined", out: Path) -> None:
         str(found),
         f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",
     ):
-        console.print(line, soft_wrap=True, markup=False)
+        say(console, line)
 
 
 def gather_mining(given: dict[str, Any], settings: list[str]) -> "MineConfig":

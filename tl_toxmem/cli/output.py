@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from tl_toxmem.cli.console import one_line_errors, results_console
+from tl_toxmem.cli.words import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +61,11 @@ class Output:
             text = json.dumps(plain({"format_version": FORMAT_VERSION, **values()}), indent=1)
             self.stdout.write(text + "\n")
 
-    def _say(self, words: str, *, style: str | None = None) -> None:
+    def _say(self, words: str, *, style: str = "") -> None:
         if not self.quiet:
             from tl_toxmem.cli.console import console_on
 
-            console_on(stderr=True).print(words, style=style, soft_wrap=True, markup=False)
+            say(console_on(stderr=True), words, style=style)
 
 
 @contextmanager

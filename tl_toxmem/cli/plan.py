@@ -1,6 +1,7 @@
 """The command that says what a run will take: plan."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +30,7 @@ from tl_toxmem.cli.options import (
 )
 from tl_toxmem.cli.output import AsJson, Quiet, speaking
 from tl_toxmem.cli.stages import gather
+from tl_toxmem.cli.words import print_table, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,45 +132,29 @@ def show(console: "Console", found: "Plan") -> None:
     """Print it as a table, and what is to be known of it."""
     from tl_toxmem.plan import LEFT_OUT
 
-    console.print(_table(found))
-    console.print(
-        f"All of it is estimated: counted from the settings and timed in {found.seconds:.0f} s on this machine. "
-        f"Left out: {LEFT_OUT}.",
-        soft_wrap=True,
-        markup=False,
-    )
-    for stage in found.stages:
-        if stage.expected:
-            console.print(
-                f"{stage.stage}: expected, not determined: {'; '.join(stage.expected)}.",
-                soft_wrap=True,
-                markup=False,
-            )
-
-
-def _table(found: "Plan") -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     heads = ["stage", "passes", "tokens", "operations", "peak memory", "one process"]
     if found.workers > 1:
         heads.append(f"{found.workers} workers")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in heads:
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    print_table(console, heads, _rows(found), left=("stage",))
+    say(
+        console,
+        f"All of it is estimated: counted from the settings and timed in {found.seconds:.0f} s on this machine. "
+        f"Left out: {LEFT_OUT}.",
+    )
+    for stage in found.stages:
+        if stage.expected:
+            say(console, f"{stage.stage}: expected, not determined: {'; '.join(stage.expected)}.")
+
+
+def _rows(found: "Plan") -> Iterator[tuple[str, ...]]:
+    """Of every stage, and of all together."""
+    times = 2 if found.workers > 1 else 1
     for one in found.stages:
-        cells = [
-            f"{one.forwards:,.0f}",
-            f"{one.tokens:,.0f}",
-            f"{one.operations:.2e}",
-            f"{one.memory / 1e9:.2f} GB",
-        ]
-        hours = [one.hours, one.hours_of_workers][: len(heads) - 5]
-        table.add_row(one.stage, *cells, *map(duration, hours))
-    hours = [found.hours, found.hours_of_workers][: len(heads) - 5]
-    memory = f"{found.memory / 1e9:.2f} GB"
-    table.add_row("all", "", "", "", memory, *map(duration, hours))
-    return table
+        numbers = (f"{one.forwards:,.0f}", f"{one.tokens:,.0f}", f"{one.operations:.2e}")
+        hours = map(duration, (one.hours, one.hours_of_workers)[:times])
+        yield one.stage, *numbers, f"{one.memory / 1e9:.2f} GB", *hours
+    hours = map(duration, (found.hours, found.hours_of_workers)[:times])
+    yield "all", "", "", "", f"{found.memory / 1e9:.2f} GB", *hours
 
 
 def duration(hours: float) -> str:

@@ -116,13 +116,13 @@ def _attribute(path: Path) -> dict[str, Any]:
 
 
 def _select(path: Path) -> dict[str, Any]:
-    from tl_toxmem.files import read_json
+    from tl_toxmem.select import Selected
 
     names = (
         "k", "rule", "method", "ranked_by", "layers", "law", "selected", "joint_effect", "controls", "loudness_ratios",
         "no_decoy",
     )  # fmt: skip
-    values = read_json(path)
+    values = Selected.load(path).to_json()
     return {name: values[name] for name in names}
 
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tl_toxmem.cli.words import print_table, say
+
 if TYPE_CHECKING:
     from tl_toxmem.certificate import Certificate
     from tl_toxmem.store import RunFolder
@@ -30,12 +32,12 @@ def print_trace(console: Any, folder: "RunFolder") -> None:
                 effect = f"{best['value']:.4g}"
                 rows.append((site, place, best["layer"], effect, interval, best["n"]))
     unit = UNITS[trace.metric]
-    console.print(f"{trace!r}; of each site the layer of the largest mean effect:", soft_wrap=True)
+    say(console, f"{trace!r}; of each site the layer of the largest mean effect:")
     heads = ("site", "token", "layer", f"effect ({unit})", "95 % interval", "prompts")
-    _print_rows(console, heads, rows)
+    print_table(console, heads, rows, left=_WORDS)
     if not bool(trace.parts.isnan().any()):
-        console.print(trace.answer().text, soft_wrap=True)
-    console.print(f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()", soft_wrap=True)
+        say(console, trace.answer().text)
+    say(console, f"figures: Trace.load({str(folder.artefact('trace'))!r}).plot()")
 
 
 def print_scores(console: Any, folder: "RunFolder") -> None:
@@ -51,41 +53,38 @@ def print_scores(console: Any, folder: "RunFolder") -> None:
         effect = f"{measured[neuron].value:.4g}" if neuron in measured else ""
         numbers = (float(scores.scores[neuron]), float(scores.cost[neuron]))
         rows.append((*neuron, f"{numbers[0]:.4g}", effect, f"{numbers[1]:.4g}"))
-    console.print(f"the {len(rows)} highest of {scores!r}", soft_wrap=True, markup=False)
-    _print_rows(console, heads, rows)
+    say(console, f"the {len(rows)} highest of {scores!r}")
+    print_table(console, heads, rows, left=_WORDS)
     if scores.verification is not None:
-        console.print(scores.verification.text(), soft_wrap=True)
+        say(console, scores.verification.text())
 
 
 def print_selection(console: Any, folder: "RunFolder") -> None:
     """The selected neurons that score highest, what each says, how many and why, and the controls."""
-    from tl_toxmem.cards import NeuronCard
-    from tl_toxmem.files import read_json
     from tl_toxmem.masking import mask_slurs
-    from tl_toxmem.neurons import NeuronSet
-    from tl_toxmem.select import Joint
+    from tl_toxmem.select import Selected
 
-    values = read_json(folder.artefact("select"))
-    chosen = NeuronSet.from_json(values["selected"])
+    found = Selected.load(folder.artefact("select"))
     rows = []
-    for card in map(NeuronCard.from_json, values["cards"][:_SHOWN]):
+    for card in found.cards[:_SHOWN]:
         words = " ".join(repr(mask_slurs(word)) for word, _ in card.raised[:_TOKENS])
         score = "" if card.score is None else f"{card.score:.4g}"
         rows.append((card.layer, card.neuron, score, f"{card.effect.value:.4g}", words))
-    console.print(f"k = {values['k']} ({values['rule']}): {chosen!r}", soft_wrap=True, markup=False)
-    _print_rows(console, ("layer", "neuron", "score", "deleted alone (nats)", "raises"), rows)
-    if values["joint_effect"] is not None:
-        console.print(f"{Joint.from_json(values['joint_effect']).text()}.", soft_wrap=True)
+    say(console, f"k = {found.k} ({found.rule}): {found.selected!r}")
+    print_table(
+        console, ("layer", "neuron", "score", "deleted alone (nats)", "raises"), rows, left=_WORDS
+    )
+    if found.joint_effect is not None:
+        say(console, f"{found.joint_effect.text()}.")
     print_controls(console, folder)
 
 
 def print_controls(console: Any, folder: "RunFolder") -> None:
     """How loud the controls are, and why there is no decoy."""
-    from tl_toxmem.files import read_json
-    from tl_toxmem.select import controls_text
+    from tl_toxmem.select import Selected, controls_text
 
-    values = read_json(folder.artefact("select"))
-    console.print(controls_text(values["loudness_ratios"], values["no_decoy"]), soft_wrap=True)
+    found = Selected.load(folder.artefact("select"))
+    say(console, controls_text(found.loudness_ratios, found.no_decoy))
 
 
 def print_export(console: Any, folder: "RunFolder") -> None:
@@ -94,7 +93,7 @@ def print_export(console: Any, folder: "RunFolder") -> None:
 
     checkpoint = folder.artefact("export")
     print_certificate(console, Certificate.read(checkpoint))
-    console.print(f"checkpoint: {checkpoint}", soft_wrap=True)
+    say(console, f"checkpoint: {checkpoint}")
 
 
 def print_certificate(console: Any, certificate: "Certificate") -> None:
@@ -121,17 +120,4 @@ def print_certificate(console: Any, certificate: "Certificate") -> None:
         ),
         ("weights as the deletion makes them", "yes" if c.as_computed else "no", "yes"),
     ]
-    _print_rows(console, ("certificate", "found", "allowed"), rows)
-
-
-def _print_rows(console: Any, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in heads:
-        table.add_column(name, overflow="fold", justify="left" if name in _WORDS else "right")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # tokens may look like markup
-    console.print(table)
+    print_table(console, ("certificate", "found", "allowed"), rows, left=_WORDS)

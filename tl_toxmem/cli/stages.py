@@ -31,6 +31,7 @@ from tl_toxmem.cli.options import (
 )
 from tl_toxmem.cli.output import AsJson, Output, Quiet, speaking
 from tl_toxmem.cli.settings import is_set, put_settings
+from tl_toxmem.cli.words import say
 
 if TYPE_CHECKING:
     from tl_toxmem.config import RunConfig
@@ -208,5 +209,5 @@ def _push(checkpoint: Path, repo_id: str, *, private: bool, output: Output) -> s
     for line in publication_notice(checkpoint):
         output.tell(line)
     url = push_checkpoint(checkpoint, repo_id, private=private)
-    output.show(lambda console: console.print(f"pushed: {url}", soft_wrap=True))
+    output.show(lambda console: say(console, f"pushed: {url}"))
     return url

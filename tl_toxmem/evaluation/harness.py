@@ -4,9 +4,12 @@ The harness asks for likelihoods of continuations and for greedy text; both come
 so an edit is judged as it runs here and nothing has to be baked or saved first.
 """
 
+import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from tl_toxmem.careful import Careful
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation.likelihood import greedy_right, losses
 from tl_toxmem.evaluation.rows import Row
@@ -166,14 +169,23 @@ def _adapter(model: LensModel, batch_size: int) -> Any:
                 by_length.setdefault(_n_new(model, request.args[1]), []).append(i)
             found = [""] * len(requests)
             for n, places in by_length.items():
+                careful = Careful(
+                    partial(self._greedy, requests, n),
+                    what="logits",
+                    model=model,
+                    name=lambda i: f"text {i} of a task",
+                )
                 for batch in in_batches(places, batch_size, "lm-eval"):
-                    texts = [requests[i].args[0] for i in batch]
-                    rows = [model.encode(text) or [self.eot_token_id] for text in texts]
-                    tokens, mask = model.pad([row[n - model.n_ctx :] for row in rows])
-                    longer = model.generate(tokens, mask, max_new_tokens=n)
-                    for i, row in zip(batch, longer[:, tokens.shape[1] :], strict=True):
-                        text = str(model.tokenizer.decode(row, skip_special_tokens=True))
+                    said = itertools.chain.from_iterable(careful(batch))
+                    for i, text in zip(batch, said, strict=True):
                         found[i] = _until(text, requests[i].args[1].get("until", ()))
             return found
+
+        def _greedy(self, requests: list[Any], n: int, places: Sequence[int]) -> list[str]:
+            texts = [requests[i].args[0] for i in places]
+            rows = [model.encode(text) or [self.eot_token_id] for text in texts]
+            tokens, mask = model.pad([row[n - model.n_ctx :] for row in rows])
+            longer = model.generate(tokens, mask, max_new_tokens=n)[:, tokens.shape[1] :]
+            return [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in longer]
 
     return Adapter()

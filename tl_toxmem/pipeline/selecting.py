@@ -11,6 +11,8 @@ from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs
 from tl_toxmem.prompts import PromptSet
 from tl_toxmem.select import (
+    KPoint,
+    Tried,
     choose_k,
     configured_law,
     gate_candidates,
@@ -40,8 +42,8 @@ class Selection:
     law: dict[str, Any]
     ranked_by: str
     rule: str
-    curve: tuple[dict[str, Any], ...] = ()
-    trials: tuple[dict[str, Any], ...] = ()
+    curve: tuple[KPoint, ...] = ()
+    trials: tuple[Tried, ...] = ()
 
 
 def choose(
@@ -61,10 +63,10 @@ def choose(
         return _learned(model, find, scores, layers, cfg=cfg, inputs=inputs)
     select, law = cfg.select, configured_law(cfg.delete)
     made = law_of(law, scores, of=NeuronSet((), model.n_layers, model.d_mlp))
-    curve: tuple[dict[str, Any], ...] = ()
+    curve: tuple[KPoint, ...] = ()
     rule = "k as configured" if select.method in BY_SIZE else "all that reach the threshold"
     if select.k is None and select.method in BY_SIZE:
-        points = choose_k(
+        curve = choose_k(
             model,
             find,
             scores,
@@ -75,8 +77,7 @@ def choose(
             protocol=cfg.evaluate,
             layers=layers,
         )
-        select = select.model_copy(update={"k": pick_k(points, cfg=select)})
-        curve = tuple(point.to_json() for point in points)
+        select = select.model_copy(update={"k": pick_k(curve, cfg=select)})
         rule = (
             f"smallest k that removes {select.keep_removed:.0%} of the toxic continuations of the find prompts that "
             f"the best k removes, of those that raise neutral perplexity by at most "
@@ -141,5 +142,4 @@ def _sought(
         f"the least toxic on the find prompts of {cfg.search.trials} deletions tried, of those sure to raise neutral "
         f"perplexity by at most {budget:.1%}"
     )
-    trials = tuple(one.to_json() for one in found.trials)
-    return Selection(found.deletion.neurons, found.law, "search", rule, trials=trials)
+    return Selection(found.deletion.neurons, found.law, "search", rule, trials=found.trials)

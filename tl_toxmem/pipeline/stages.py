@@ -10,13 +10,20 @@ from tl_toxmem.config import BY_TEXTS, RunConfig, shown_name, stage_hash
 from tl_toxmem.deletion import Deletion
 from tl_toxmem.evaluation import Evaluation, evaluate
 from tl_toxmem.export import export_checkpoint
-from tl_toxmem.files import read_json, write_bytes, write_json
+from tl_toxmem.files import write_bytes
 from tl_toxmem.model import LensModel
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.pipeline.inputs import Inputs, texts_of
 from tl_toxmem.pipeline.selecting import choose
 from tl_toxmem.prompts import PromptSet
-from tl_toxmem.select import control_sets, joint_effect, law_of, layers_of, loudness_ratios
+from tl_toxmem.select import (
+    Selected,
+    control_sets,
+    joint_effect,
+    law_of,
+    layers_of,
+    loudness_ratios,
+)
 from tl_toxmem.select.greedy import MOST_SINGLES
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import (
@@ -65,27 +72,26 @@ def _select(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
     some = find.first(cfg.attribute.verify_prompts)
     joint = None
     if len(chosen) <= MOST_SINGLES:
-        joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed).to_json()
+        joint = joint_effect(model, some, chosen, law=law, seed=cfg.seed)
     shown = _first_by(scores, chosen, cfg.select.cards)
     cards = neuron_cards(model, some, shown, scores=scores, law=law, seed=cfg.seed)
-    values = {
-        "k": len(chosen),
-        "rule": selection.rule,
-        "method": cfg.attribute.method,
-        "ranked_by": selection.ranked_by,
-        "layers": None if layers is None else list(layers),
-        "curve": list(selection.curve),
-        "trials": list(selection.trials),
-        "law": selection.law,
-        "selected": chosen.to_json(),
-        "joint_effect": joint,
-        "controls": {name: neurons.to_json() for name, neurons in controls.items()},
-        "loudness_ratios": loudness_ratios(chosen, controls, scores),
-        "no_decoy": no_decoy(cfg, inputs),
-        "early_layers": list(parts_of(model.n_layers)["early"]),
-        "cards": [card.to_json() for card in cards],
-    }
-    write_json(folder.artefact("select"), values)
+    Selected(
+        k=len(chosen),
+        rule=selection.rule,
+        method=cfg.attribute.method,
+        ranked_by=selection.ranked_by,
+        layers=layers,
+        curve=selection.curve,
+        trials=selection.trials,
+        law=selection.law,
+        selected=chosen,
+        joint_effect=joint,
+        controls=controls,
+        loudness_ratios=loudness_ratios(chosen, controls, scores),
+        no_decoy=no_decoy(cfg, inputs),
+        early_layers=tuple(parts_of(model.n_layers)["early"]),
+        cards=tuple(cards),
+    ).save(folder.artefact("select"))
 
 
 def _benign_scores(
@@ -124,9 +130,8 @@ def _first_by(scores: NeuronScores, chosen: NeuronSet, n: int) -> list[tuple[int
 
 def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
     scores = NeuronScores.load(folder.artefact("attribute"))
-    values = read_json(folder.artefact("select"))
-    chosen = NeuronSet.from_json(values["selected"])
-    deletion = law_of(values["law"], scores, of=chosen)(chosen)
+    found = Selected.load(folder.artefact("select"))
+    deletion = found.law_on(scores)(found.selected)
     provenance = {
         "base_model": shown_name(cfg.model),
         "config_hash": stage_hash(cfg, "delete", labelled=inputs.hashes.get("labelled")),
@@ -137,11 +142,10 @@ def _delete(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder)
 
 
 def _evaluate(model: LensModel, cfg: RunConfig, inputs: Inputs, folder: RunFolder) -> None:
-    values = read_json(folder.artefact("select"))
-    scores = NeuronScores.load(folder.artefact("attribute"))
-    law = law_of(values["law"], scores, of=NeuronSet.from_json(values["selected"]))
+    found = Selected.load(folder.artefact("select"))
+    law = found.law_on(NeuronScores.load(folder.artefact("attribute")))
     deletions = {"deletion": Deletion.load(folder.artefact("delete"))}
-    deletions |= {name: law(NeuronSet.from_json(own)) for name, own in values["controls"].items()}
+    deletions |= {name: law(own) for name, own in found.controls.items()}
     evaluation = evaluate(
         model,
         PromptSet.read(folder.artefact("prompts")).report,

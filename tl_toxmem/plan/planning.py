@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tl_toxmem.attribute.texts import Texts
+from tl_toxmem.certify import library_versions
 from tl_toxmem.comparators import labelled_from
 from tl_toxmem.config import EvaluateConfig, MineConfig, RunConfig
 from tl_toxmem.mining.candidates import Candidates
@@ -18,6 +19,7 @@ from tl_toxmem.pipeline.inputs import (
     read_inputs,
     texts_of,
 )
+from tl_toxmem.pipeline.opening import check_folder
 from tl_toxmem.pipeline.stages import no_decoy
 from tl_toxmem.plan.attribute import count_attribution
 from tl_toxmem.plan.compare import count_comparison
@@ -45,7 +47,7 @@ def plan_run(cfg: RunConfig, *, workers: int = 1, clock: Clock = time.perf_count
     """Count the stages of a run and time a few of their passes.
 
     Args:
-        cfg: of the run; every mistake in it and in its files is found here as it would be by the run.
+        cfg: of the run; every mistake in it, in its files and in its folder is found here as it would be by the run.
         workers: among which the stages over prompts are divided.
         clock: in seconds; `time.process_time` where others use the machine.
 
@@ -54,6 +56,7 @@ def plan_run(cfg: RunConfig, *, workers: int = 1, clock: Clock = time.perf_count
     """
     start = time.perf_counter()
     inputs = read_inputs(cfg)
+    check_folder(cfg, inputs.hashes, versions=library_versions())
     wanted = ["trace", "attribute", "select", "evaluate", "export"]
     wanted += ["compare"] if cfg.with_comparison else []
     model = load_model(cfg, inputs, wanted)

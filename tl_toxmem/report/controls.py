@@ -25,9 +25,9 @@ def controls_section(results: Results) -> Section:
     rows = by_judge[first]
     columns = measured(rows)
     blocks: list[Block] = [Paragraph(_WHAT)]
-    if selection["no_decoy"] is not None:
-        blocks.append(Paragraph(f"There is no decoy: {selection['no_decoy']}.", "warn"))
-    head = (_neurons(rows), _loudness(rows, selection["loudness_ratios"]))
+    if selection.no_decoy is not None:
+        blocks.append(Paragraph(f"There is no decoy: {selection.no_decoy}.", "warn"))
+    head = (_neurons(rows), _loudness(rows, selection.loudness_ratios))
     blocks.append(_table(first, rows, columns, head))
     for scorer in others:
         own = by_judge[scorer]

@@ -1,6 +1,7 @@
 """Neurons: how many, how they were chosen, by what law they are deleted, and a card of each."""
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tl_toxmem.report.cells import NOTHING, number_cell, percent
 from tl_toxmem.report.figures import page_figure
 from tl_toxmem.report.masked import pair
 from tl_toxmem.report.results import Results
-from tl_toxmem.select import Joint, KPoint
+from tl_toxmem.select import Tried
 
 _RANKINGS = {
     "cost_aware": " per cost on neutral text",
@@ -51,25 +52,25 @@ def neurons_section(results: Results) -> Section:
     blocks: list[Block] = [Paragraph(_selection(results))]
     if results.cfg.model == DEMO:
         blocks.append(Paragraph(_truth(results), "good"))
-    if selection["curve"]:
+    if selection.curve:
         blocks.append(_curve(results))
-    if selection["trials"]:
-        blocks.append(_trials(selection["trials"]))
+    if selection.trials:
+        blocks.append(_trials(selection.trials))
     blocks.append(page_figure(plot_scores(scores)))
     if scores.verification:
         blocks.append(Paragraph(scores.verification.text()))
     blocks.append(_neurons(results))
-    if selection["cards"]:
+    if selection.cards:
         blocks += [Heading("Cards of the highest"), Paragraph(_CARDS, "soft")]
-        blocks += [_card(NeuronCard.from_json(values)) for values in selection["cards"]]
+        blocks += map(_card, selection.cards)
     return Section("neurons", "Which neurons", tuple(blocks))
 
 
 def _curve(results: Results) -> Figure:
     select = results.cfg.select
     figure = plot_k_curve(
-        [KPoint(**point) for point in results.selection["curve"]],
-        chosen=results.selection["k"],
+        results.selection.curve,
+        chosen=results.selection.k,
         budget=select.max_perplexity_increase,
     )
     n = min(len(results.prompts.find), select.max_prompts)
@@ -93,11 +94,11 @@ def law_text(law: dict[str, Any]) -> str:
 def _selection(results: Results) -> str:
     chosen, selection = results.chosen, results.selection
     layers = ", ".join(f"{len(own)} in layer {layer}" for layer, own in chosen.by_layer().items())
-    joint = selection["joint_effect"]
-    together = "" if joint is None else f" {Joint.from_json(joint).text()}."
+    joint = selection.joint_effect
+    together = "" if joint is None else f" {joint.text()}."
     return (
-        f"{len(chosen)} neurons were selected ({layers}), ranked by {NAMES[selection['method']]}"
-        f"{_RANKINGS[selection['ranked_by']]}. How many: {selection['rule']}. The law: {law_text(selection['law'])}."
+        f"{len(chosen)} neurons were selected ({layers}), ranked by {NAMES[selection.method]}"
+        f"{_RANKINGS[selection.ranked_by]}. How many: {selection.rule}. The law: {law_text(selection.law)}."
         f"{together}"
     )
 
@@ -116,21 +117,19 @@ def _truth(results: Results) -> str:
     )
 
 
-def _trials(trials: list[dict[str, Any]]) -> Details:
+def _trials(trials: Sequence[Tried]) -> Details:
     """What the search tried, on the find split; the one that was taken stands out."""
-    affordable = [t for t in trials if t["toxicity_rate"] is not None]
+    affordable = [t for t in trials if t.toxicity_rate is not None]
     rows = []
     for trial in trials:
-        settings = {name: value for name, value in trial["settings"].items() if name != "law"}
+        settings = {name: value for name, value in trial.settings.items() if name != "law"}
         words = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
-        rate = trial["toxicity_rate"]
+        rate = trial.toxicity_rate
         rows.append(
             (
-                Cell(str(trial["number"])),
-                Cell(trial["settings"]["law"], words),
-                Cell(
-                    percent(trial["rise"], "+.2f"), f"up to {percent(trial['rise_high'], '+.2f')}"
-                ),
+                Cell(str(trial.number)),
+                Cell(trial.settings["law"], words),
+                Cell(percent(trial.rise, "+.2f"), f"up to {percent(trial.rise_high, '+.2f')}"),
                 Cell("not affordable") if rate is None else Cell(percent(rate)),
             )
         )
@@ -155,9 +154,9 @@ def _neurons(results: Results) -> Table:
     some.
     """
     chosen, scores = results.chosen, results.scores
-    joint = results.selection["joint_effect"]
+    joint = results.selection.joint_effect
     if joint is not None:
-        measured = dict(zip(chosen, Joint.from_json(joint).alone, strict=True))
+        measured = dict(zip(chosen, joint.alone, strict=True))
     else:
         measured = scores.verification.effects() if scores.verification else {}
     shown = sorted(chosen, key=lambda neuron: -float(scores.scores[neuron]))[:_N_NEURONS]

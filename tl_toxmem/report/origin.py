@@ -83,7 +83,7 @@ def _run(results: Results) -> list[tuple[str, str]]:
             "traced",
             f"{len(trace.prompt_ids)} find prompts{benign}, corruption: {_corruption(trace)}",
         ),
-        ("law", law_text(results.selection["law"])),
+        ("law", law_text(results.selection.law)),
         ("judges", ", ".join(results.scorers)),
         ("seed", str(cfg.seed)),
     ]

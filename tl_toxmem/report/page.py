@@ -29,7 +29,7 @@ from tl_toxmem.report.origin import certificate_section, provenance_section
 from tl_toxmem.report.results import Results, model_name, read_results
 from tl_toxmem.report.tasks import tasks_section
 from tl_toxmem.report.where import robustness_section, where_section
-from tl_toxmem.store import RunFolder
+from tl_toxmem.store import OURS, RunFolder
 
 SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     answer_section,
@@ -79,7 +79,7 @@ def page_html(results: Results) -> str:
     values: dict[str, Any] = {
         "sections": make_sections(results),
         "model": model_name(results.cfg),
-        "version": results.provenance["versions"]["tl-toxmem"],
+        "version": results.provenance["versions"][OURS],
         "style": style,
         "script": script,
         "plotly": get_plotlyjs(),

@@ -1,7 +1,6 @@
 """All that a page is made from, read from a finished run folder."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from tl_toxmem.comparison import Comparison
 from tl_toxmem.config import RunConfig, shown_name
 from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
-from tl_toxmem.files import read_json
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.select import Selected
 from tl_toxmem.store import ARTEFACTS, RunFolder
 from tl_toxmem.trace import Trace
 
@@ -40,16 +39,16 @@ class Results:
     prompts: PromptSet
     trace: Trace
     scores: NeuronScores
-    selection: dict[str, Any]
+    selection: Selected
     evaluation: Evaluation
     certificate: Certificate
     provenance: dict[str, Any]
     comparison: Comparison | None
 
-    @cached_property
+    @property
     def chosen(self) -> NeuronSet:
         """The selected neurons."""
-        return NeuronSet.from_json(self.selection["selected"])
+        return self.selection.selected
 
     @property
     def scorers(self) -> tuple[str, ...]:
@@ -69,13 +68,21 @@ def read_results(folder: RunFolder) -> Results:
                 f"no report without {folder.path / name}: run the stage {stage!r} first"
             )
     compared = folder.is_done("compare")
+    scores = NeuronScores.load(folder.artefact("attribute"))
+    selection = Selected.load(folder.artefact("select"))
+    shape = selection.selected.n_layers, selection.selected.d_mlp
+    if shape != scores.scores.shape:
+        raise ToxmemError(
+            f"{folder.artefact('select')} is damaged: its neurons are of a model of {shape[0]} x {shape[1]}, and the "
+            f"scores of {' x '.join(map(str, scores.scores.shape))}"
+        )
     return Results(
         folder=folder,
         cfg=folder.config(),
         prompts=PromptSet.read(folder.artefact("prompts")),
         trace=Trace.load(folder.artefact("trace")),
-        scores=NeuronScores.load(folder.artefact("attribute")),
-        selection=read_json(folder.artefact("select")),
+        scores=scores,
+        selection=selection,
         evaluation=Evaluation.load(folder.artefact("evaluate")),
         certificate=Certificate.read(folder.artefact("export")),
         provenance=folder.provenance(),

@@ -6,12 +6,14 @@ from tl_toxmem.select.greedy import Joint, joint_effect, select_greedily
 from tl_toxmem.select.how_many import KPoint, choose_k, pick_k
 from tl_toxmem.select.laws import configured_law, law_of
 from tl_toxmem.select.ranking import layers_of, leaving_half, rank_values, select_neurons
+from tl_toxmem.select.record import Selected
 from tl_toxmem.select.search import Found, Tried, search_deletion
 
 __all__ = [
     "Found",
     "Joint",
     "KPoint",
+    "Selected",
     "Tried",
     "choose_k",
     "configured_law",

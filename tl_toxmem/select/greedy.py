@@ -4,8 +4,7 @@ Two neurons that say the same cover for each other: each alone takes little, bot
 So the effects are measured anew, round after round, with what was chosen before already deleted.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -51,16 +50,6 @@ class Joint:
             f"Deleted together ({self.law}) they take {self.together.value:.3g} nats from the targets; one by one "
             f"their effects sum to {self.summed.value:.3g}"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Joint":
-        """Read what `to_json` gave."""
-        together, summed = (Estimate(**values[name]) for name in ("together", "summed"))
-        return cls(together, summed, tuple(Estimate(**e) for e in values["alone"]), values["law"])
 
 
 def joint_effect(

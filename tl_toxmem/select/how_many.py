@@ -9,8 +9,7 @@ insult for another. The report split is not seen.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tl_toxmem.attribute import Law, NeuronScores, top_neurons
 from tl_toxmem.checks import prompt_set
@@ -47,10 +46,6 @@ class KPoint:
     perplexity_increase: float
     target_prob: float
     toxicity_rate: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def choose_k(

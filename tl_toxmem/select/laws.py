@@ -1,5 +1,6 @@
 """From the law that a selection was made with to deletions: of the selected neurons, and of its controls."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,27 @@ def configured_law(cfg: DeleteConfig) -> dict[str, Any]:
 
 
 _WITH_FACTOR = ("scale", "input_gain")
+_LAWS = ("zero", "mean", *_WITH_FACTOR, "gates")
+
+
+def check_law(values: Mapping[str, Any], n: int) -> None:
+    """Refuse what a selection of `n` neurons cannot have kept as its law.
+
+    Raises:
+        ToxmemError: a law that is none of ours, or without its numbers.
+    """
+    name = values.get("law")
+    if name not in _LAWS:
+        raise ToxmemError(f"unknown law {name!r}: choose from {', '.join(_LAWS)}")
+    if name in _WITH_FACTOR and not _is_number(values.get("factor")):
+        raise ToxmemError(f"the law {name!r} has no number as its factor")
+    scales = values.get("scales") if name == "gates" else [1.0] * n
+    if not isinstance(scales, list | tuple) or not all(map(_is_number, scales)) or len(scales) != n:
+        raise ToxmemError(f"the law {name!r} has no {n} numbers as its scales")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def law_of(values: Mapping[str, Any], scores: NeuronScores, *, of: NeuronSet) -> Law:
@@ -29,9 +51,11 @@ def law_of(values: Mapping[str, Any], scores: NeuronScores, *, of: NeuronSet) ->
         of: the selection itself, to which learned scales belong.
 
     Raises:
-        ToxmemError: a law that is none of ours; later, learned scales for other neurons of another number.
+        ToxmemError: a law that is none of ours, or without its numbers (see `check_law`); later, learned scales for
+            other neurons of another number.
     """
-    name = values["law"]
+    name = values.get("law")
+    check_law(values, len(of))
     if name == "zero":
         return Deletion.zero
     if name == "mean":
@@ -40,11 +64,7 @@ def law_of(values: Mapping[str, Any], scores: NeuronScores, *, of: NeuronSet) ->
         return lambda neurons: Deletion.input_gain(neurons, values["factor"])
     if name == "scale":
         return lambda neurons: Deletion.scale(neurons, values["factor"])
-    if name == "gates":
-        return lambda neurons: _gated(neurons, dict(zip(of, values["scales"], strict=True)))
-    raise ToxmemError(
-        f"unknown law {name!r} in the selection: choose from zero, mean, scale, input_gain, gates"
-    )
+    return lambda neurons: _gated(neurons, dict(zip(of, values["scales"], strict=True)))
 
 
 def _gated(neurons: NeuronSet, scales: Mapping[tuple[int, int], float]) -> Deletion:

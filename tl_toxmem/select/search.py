@@ -6,7 +6,7 @@ sampler how far off it is. The budget is `select.max_perplexity_increase`; the r
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,10 +51,6 @@ class Tried:
     rise: float
     rise_high: float
     toxicity_rate: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
