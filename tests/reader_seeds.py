@@ -109,6 +109,10 @@ def evaluation():
         "headline": "toxicity_rate",
         "intervals": "95 %",
         "n_prompts": 4,
+        "scored_text": "continuation only",
+        "neutral_documents": 2,
+        "neutral_tokens": 9,
+        "neutral_windows": "windows of 8 tokens",
     }
     return Evaluation(
         rows,
@@ -206,7 +210,7 @@ def certificate():
 
     return Certificate(
         1e-7, 0.5, (1, 1), "float64", 1e-8, 1e-6, 1e-6, "float32", None, True, False, 1e-5, 1e-4, True, "hooked", "m",
-        None, False, ("Bob is a",), 4, {"config.json": "0" * 64}, {"tl-toxmem": "0"},
+        None, False, ("Bob is a",), 4, {"config.json": "0" * 64}, {"tl-toxmem": "0", "transformer-lens": "0"},
     )  # fmt: skip
 
 

@@ -179,6 +179,9 @@ def _nonsense(certificate: Certificate) -> str:
     """What no certificate says; empty if there is none of it."""
     if not certificate.prompts:
         return "it has no prompts to compare on"
+    for name in ("tl-toxmem", "transformer-lens"):
+        if name not in certificate.versions:
+            return f"no version of {name}"
     if not all(prompt.strip() for prompt in certificate.prompts):
         return "a prompt is empty"
     for name in ("bound", "min_effect"):

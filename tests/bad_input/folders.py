@@ -83,19 +83,29 @@ CASES += [
 ]
 
 
-def selection(**values):
-    """Change a finished run's selection, and the hash that the folder has of it."""
+def changed(name, **values):
+    """Change a file of a finished run, and the hash that the folder has of it."""
 
     def spoil(folder):
-        file, record = folder / "whole/4_neurons.json", folder / "whole/provenance.json"
+        file, record = folder / "whole" / name, folder / "whole/provenance.json"
         change_json(file, **values)
-        outputs = json.loads(record.read_text())["outputs"]
-        change_json(record, outputs=outputs | {file.name: sha256_file(file)})
+        outputs, new = json.loads(record.read_text())["outputs"], sha256_file(file)
+        within = outputs.get(file.parent.name)
+        entry = (
+            {file.name: new} if within is None else {file.parent.name: within | {file.name: new}}
+        )
+        change_json(record, outputs=outputs | entry)
 
     return spoil
 
 
+def selection(**values):
+    """Change a finished run's selection."""
+    return changed("4_neurons.json", **values)
+
+
 _WHOLE = {"whole": "whole"}
+_SHORT = {"description": "x", "headline": "toxicity_rate", "intervals": "x", "n_prompts": 4}
 _SET = {"neurons": [[0, 1], [1, 2]], "n_layers": 2, "d_mlp": 4}
 CASES += [
     Case(f"selection-{name}-{command}", f"{command} whole --quiet --json", says, good=_WHOLE, spoil=selection(**values))
@@ -130,6 +140,21 @@ CASES += [
         ("newer", {"format_version": 99}, "has format version 99"),
     )
 ]  # fmt: skip
+CASES += [
+    Case(f"report-{name}", "report whole --quiet", says, good=_WHOLE, spoil=spoil)
+    for name, says, spoil in (
+        (
+            "protocol-no-text",
+            "scored_text: Field required",
+            changed("6_evaluation.json", protocol=_SHORT),
+        ),
+        (
+            "certificate-no-versions",
+            "no version of tl-toxmem",
+            changed("7_checkpoint/certificate.json", versions={}),
+        ),
+    )
+]
 CASES += [
     Case(
         "selection-of-another-model",

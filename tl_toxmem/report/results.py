@@ -12,6 +12,7 @@ from tl_toxmem.errors import ToxmemError
 from tl_toxmem.evaluation import Evaluation
 from tl_toxmem.neurons import NeuronSet
 from tl_toxmem.prompts import PromptSet
+from tl_toxmem.reading import record
 from tl_toxmem.select import Selected
 from tl_toxmem.store import ARTEFACTS, RunFolder
 from tl_toxmem.trace import Trace
@@ -56,6 +57,19 @@ class Results:
         return tuple(dict.fromkeys(row.scorer for row in self.evaluation.rows))
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a page tells of the evaluation's protocol."""
+
+    description: str
+    n_prompts: int
+    scored_text: str
+    neutral_documents: int
+    neutral_tokens: int
+    neutral_windows: str
+    intervals: str
+
+
 def read_results(folder: RunFolder) -> Results:
     """Read a folder.
 
@@ -70,6 +84,8 @@ def read_results(folder: RunFolder) -> Results:
     compared = folder.is_done("compare")
     scores = NeuronScores.load(folder.artefact("attribute"))
     selection = Selected.load(folder.artefact("select"))
+    evaluation = Evaluation.load(folder.artefact("evaluate"))
+    record(_Told, evaluation.protocol, folder.artefact("evaluate"))
     shape = selection.selected.n_layers, selection.selected.d_mlp
     if shape != scores.scores.shape:
         raise ToxmemError(
@@ -83,7 +99,7 @@ def read_results(folder: RunFolder) -> Results:
         trace=Trace.load(folder.artefact("trace")),
         scores=scores,
         selection=selection,
-        evaluation=Evaluation.load(folder.artefact("evaluate")),
+        evaluation=evaluation,
         certificate=Certificate.read(folder.artefact("export")),
         provenance=folder.provenance(),
         comparison=Comparison.load(folder.artefact("compare")) if compared else None,
