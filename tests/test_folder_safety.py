@@ -72,7 +72,7 @@ def test_settings_of_a_failed_stage_are_not_those_of_the_folder(copy):
     assert folder.provenance()["config_hash"] == folder.config().hash()
     stages = []
     run(folder.config(), until="evaluate", announce=stages.append)
-    assert stages == ["evaluate"]
+    assert stages == ["load", "evaluate"]
 
 
 def test_a_second_writer_is_told_who_writes_until_that_is_killed(copy):

@@ -90,11 +90,11 @@ def test_killed_at_every_stage_and_resumed(finished, tmp_path):
     for before, stage, line in zip(("prompts", *stages), stages, lines, strict=False):
         # What was recorded is kept, what was not is made again.
         began = list(dict.fromkeys([before, stage]))
-        assert line == [*began, str(signal.SIGKILL.value), "False"], done.stderr
+        assert line == ["load", *began, str(signal.SIGKILL.value), "False"], done.stderr
     assert len(lines) == len(stages)
     again = []
     run(config(out), announce=again.append)
-    assert again == ["export", "report"]
+    assert again == ["load", "export", "report"]
     for name in NUMBERS:
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
 
@@ -113,7 +113,7 @@ def test_a_stage_made_anew_outdates_all_that_follows(finished, tmp_path):
     assert not {"5_deletion.safetensors", "6_evaluation.json", "7_checkpoint"} & set(recorded)
     stages = []
     run(config(out), announce=stages.append)
-    assert stages == ["delete", "evaluate", "export", "report"]
+    assert stages == ["load", "delete", "evaluate", "export", "report"]
 
 
 def test_other_weights_or_versions_under_a_begun_run_are_refused(tmp_path):
@@ -229,7 +229,7 @@ def test_other_settings_of_a_stage_redo_it_and_what_follows(finished, tmp_path):
     changed = config(out, select={**SMALL["select"], "k": 3})
     stages, said = [], []
     run(changed, until="delete", announce=stages.append, tell=said.append)
-    assert stages == ["select", "delete"]
+    assert stages == ["load", "select", "delete"]
     assert said == [
         f"{out}: other settings than before in select outdate select, delete, evaluate, export"
     ]
