@@ -244,8 +244,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     from tl_toxmem.plots.style import COLOURS, layout
 
-    titles = [f"{what} with {axis}" for what in ("seconds", "gigabytes") for axis in found]
-    figure = make_subplots(2, len(found), subplot_titles=titles)
+    units = ("seconds of the processor", "GB above the loaded model")
+    titles = [f"{what}, by {axis}" for what in units for axis in found]
+    figure = make_subplots(2, len(found), subplot_titles=titles, vertical_spacing=0.14)
     for column, stages in enumerate(found.values(), start=1):
         for colour, (stage, own) in zip(COLOURS, stages.items(), strict=False):
             for row, name in ((1, "seconds"), (2, "memory")):
@@ -259,10 +260,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
                     row=row,
                     col=column,
                 )
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log", row=1)
-    layout(figure, "Growth", height=640)
-    figure.write_html(path, include_plotlyjs=True)
+        ticks = sorted({size for own in stages.values() for size in own["sizes"]})
+        figure.update_xaxes(type="log", tickvals=ticks, col=column)
+    figure.update_yaxes(type="log", dtick=1, row=1)
+    usual = ", ".join(f"{n} {name}" for name, n in USUAL.items())
+    layout(figure, f"One axis varied, the others at {usual}; random GPT-2 shapes", height=640)
+    figure.write_html(path, include_plotlyjs=True, config={"displayModeBar": False})
 
 
 if __name__ == "__main__":
