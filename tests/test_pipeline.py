@@ -273,14 +273,14 @@ def test_labelled_text_is_added_to_a_folder_and_outdates_only_what_rests_on_it(f
     values = json.loads((out / "provenance.json").read_text())
     assert "labelled" in values["inputs"] and "7_checkpoint" in values["outputs"]
     probe = {"attribute": {**SMALL["attribute"], "method": "probe"}, "labelled": file}
-    assert attribute(config(out, **probe)) == ["attribute"]
+    assert attribute(config(out, **probe)) == ["load", "attribute"]
     assert attribute(config(out, **probe)) == []
     moved = shutil.copy(file, tmp_path / "moved.jsonl")
     assert attribute(config(out, **{**probe, "labelled": moved})) == []
     said.clear()
     labelled_file(file, toxic="an oaf")
     (out / "3_scores.parts").mkdir()
-    assert attribute(config(out, **probe)) == ["attribute"]
+    assert attribute(config(out, **probe)) == ["load", "attribute"]
     assert said == [f"{out}: other settings than before in labelled outdate attribute"]
     assert not (out / "3_scores.parts").exists(), "what it kept was made of other texts"
 

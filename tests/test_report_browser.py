@@ -66,12 +66,13 @@ DRIVER = """
   const first = document.querySelector("a, button, [tabindex]");
   first.focus();
   seen.skip = [first.getAttribute("href"), first.getBoundingClientRect().left >= 0];
+  document.querySelector("summary").click();
+  seen.opened = document.querySelector("details").open;
+  document.querySelectorAll("details").forEach((card) => { card.open = true; });
   seen.unreached = [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")].filter((stop) => {
     stop.focus();
     return document.activeElement !== stop;
   }).map((stop) => stop.outerHTML);
-  document.querySelector("summary").click();
-  seen.opened = document.querySelector("details").open;
   parent.postMessage(seen, "*");
 })();
 """.replace("SLACK", str(SLACK))
