@@ -130,7 +130,7 @@ def campaign(
             how = f"after {kill.moment:.2f} s" if kill.moment else f"at operation {kill.at_edit}"
             tell(f"kill {outcome.kills.total()} in {kill.step}, {how}")
             continue
-        left = list(steps)
+        left = left or list(steps)
         outcome.finished += 1
         _compare(whole, other, outcome)
         tell(

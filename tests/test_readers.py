@@ -190,3 +190,14 @@ def test_settings_of_any_value(data):
         assert "\n" not in str(error)
     else:
         assert make_config(tomllib.loads(made.to_toml())) == made
+
+
+def test_a_shard_of_a_name_that_no_folder_holds(tmp_path):
+    """Found by the fuzzer: asking whether such a file is there is an OSError."""
+    from tl_toxmem import ToxmemError
+    from tl_toxmem.weights import model_files
+
+    index = {"weight_map": {"a": "z" * 256 + ".safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ToxmemError, match="is no name of a file in its folder"):
+        model_files(tmp_path)

@@ -81,9 +81,15 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
+_LONGEST_NAME = 255
+"""Bytes that file systems allow."""
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name from a file is one of a file beside it: no path, no way out of the folder."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0:") and name.isprintable()
+    if name in ("", ".", "..") or set(name) & set("/\\\0:") or not name.isprintable():
+        return False
+    return len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
 
 
 def check_tensors(
