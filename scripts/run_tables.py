@@ -21,6 +21,7 @@ from tl_toxmem.stats import Estimate
 from tl_toxmem.store import RunFolder
 from tl_toxmem.trace import Trace
 
+_STILL = {"displayModeBar": False}
 COLUMNS = ("toxicity_rate", "kl_neutral", "benign_kept", "repetition", "entropy")
 
 
@@ -134,7 +135,7 @@ def take_picture(figure: Any, path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         page = Path(place) / "figure.html"
         page.write_text(
-            f'<body style="margin:0">{figure.to_html(include_plotlyjs=True, full_html=False)}',
+            f'<body style="margin:0">{figure.to_html(full_html=False, config=_STILL)}',
             encoding="utf-8",
         )
         words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

@@ -1,6 +1,7 @@
 """The toxicity-perplexity front of a comparison."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tl_toxmem.stats import Estimate
 
 _TICKS = (-3, -1, 0, 1, 3, 10, 30, 100, 300, 1000, 10_000)
+_LEGEND = 44
+"""Characters of a line."""
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
 
 
@@ -41,7 +44,7 @@ def plot_front(comparison: "Comparison", *, scorer: str | None = None) -> go.Fig
                 y=[rate.value for rate in rates],
                 error_x=_bars([_even(_percent(v)) for v in _values(ratios)]),
                 error_y=_bars(_values(rates)),
-                name=shown(entry.label),
+                name="<br>".join(map(shown, textwrap.wrap(entry.label, _LEGEND))),
                 mode="lines+markers",
                 cliponaxis=False,  # whole markers at 0 %
                 line={"color": CONTROL_COLOUR if control else next(colours), "width": 1},
