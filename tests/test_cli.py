@@ -1,6 +1,7 @@
 """Bad input: one clear line on stderr, exit 1 or 2, and nothing written."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -418,3 +419,27 @@ def test_several_judges_on_the_command_line(cli, tmp_path):
     done = run("profanity", second)
     assert done.exit_code == 0, done.output
     assert RunFolder(out).config().scorers == ("profanity", second)
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("trace.max_promts=2", r"did you mean trace\.max_prompts\?"),
+        ("max_memory=2", r"did you mean trace\.max_memory\?"),
+        ("benig=x.jsonl", r"did you mean benign\?"),
+    ],
+)
+def test_a_setting_that_is_a_slip_is_told_what_was_meant(cli, setting, meant):
+    found = cli("run", "--model", "demo", "--set", setting)
+    assert found.exit_code == 1 and re.search(meant, found.stderr), found.stderr
+
+
+def test_how_many_prompts_find_and_report_is_said(tmp_path):
+    from small import config
+
+    from tl_toxmem import run
+
+    said = []
+    cfg = config(tmp_path / "run")
+    run(cfg, until="prompts", tell=said.append)
+    assert said == ["16 prompts find neurons, 8 others report"]

@@ -159,9 +159,11 @@ class Certificate(Displayed):
             ToxmemError: missing, damaged or of another version.
         """
         if not (folder / CERTIFICATE_FILE).is_file():
+            inside = folder / "7_checkpoint"
+            of_a_run = str(inside) if inside.is_dir() else "7_checkpoint of a run"
             raise ToxmemError(
-                f"{folder / CERTIFICATE_FILE} is missing: give an exported checkpoint (7_checkpoint of a run, or "
-                "made by `apply --certify`)"
+                f"{folder / CERTIFICATE_FILE} is missing: give an exported checkpoint ({of_a_run}, or made by "
+                "`apply --certify`)"
             )
         values = read_json(folder / CERTIFICATE_FILE)
         values.pop("format_version")

@@ -209,7 +209,12 @@ def _parse(line: str, where: str) -> Prompt:
     try:
         values = parse_json(line, broken=True)
     except ValueError as error:
-        raise ToxmemError(f"{where}: no JSON ({error})") from None
+        hint = (
+            "; prompts are JSONL, one object a line, and only mine takes CSV"
+            if ".csv" in where
+            else ""
+        )
+        raise ToxmemError(f"{where}: no JSON ({error}){hint}") from None
     if not isinstance(values, dict):
         raise ToxmemError(
             f"{where}: a JSON {type(values).__name__}, not an object with prompt and target"

@@ -240,3 +240,10 @@ CASES += [
         ("done-without-settings", {"mined/mining.json": {"format_version": 1}}, "mined"),
     )
 ]
+CASES += [
+    Case("prompts-csv", "run --model demo --prompts p.csv --out out", "only mine takes CSV",
+         {"p.csv": "prompt,target\nThe man is,a liar\n"}),
+    Case("scorer-without-kind", "run --model demo --scorer x.ckpt --out out", "write detoxify:x.ckpt", {}),
+    Case("verify-a-run", "verify whole", "whole/7_checkpoint", good={"whole": "whole"},
+         spoil=lambda folder: (folder / "whole/7_checkpoint").mkdir(exist_ok=True)),
+]  # fmt: skip

@@ -56,15 +56,11 @@ def _words(certificate: "Certificate") -> str:
     """What a certificate that passed says, in one line."""
     c = certificate
     same, n = c.greedy_identical
-    rounding = (
-        ""
-        if c.storage_rounding is None
-        else f", and {c.storage_rounding:.2e} for rounding the edit to {c.stored}"
-    )
+    precision, gap, _, limit = c.gaps()[0]
     forced = ", FORCED onto another model than it was made for" if c.forced else ""
     return (
-        f"verified in {c.precision}: largest log-probability gap {c.max_abs_logprob_gap:.2e} nats "
-        f"(bound {c.bound:.0e}{rounding}), {same} of {n} greedy continuations identical, effect against base "
+        f"verified in {precision}: largest log-probability gap {gap:.2e} nats (allowed {limit:.2e}), "
+        f"{same} of {n} greedy continuations identical, effect against base "
         f"{c.max_abs_logprob_effect:.3g} nats{forced}"
     )
 

@@ -1,6 +1,7 @@
 """What every configuration is, and a pydantic error in one line."""
 
 from collections.abc import Iterator, ValuesView
+from difflib import get_close_matches
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -70,7 +71,9 @@ def describe_validation(error: ValidationError, *, root: type[BaseModel] | None 
         field = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden" and root is not None:
             names = ", ".join(_fields(root, item["loc"][:-1]))
-            lines.append(f"{field}: unknown setting; choose from {names}")
+            meant = _meant(root, item["loc"])
+            hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+            lines.append(f"{field}: unknown setting{hint}; choose from {names}")
             continue
         whole = item["type"] == "missing" or isinstance(item["input"], dict)
         got = "" if whole else f" (got {_short(repr(item['input']))})"
@@ -81,6 +84,20 @@ def describe_validation(error: ValidationError, *, root: type[BaseModel] | None 
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _meant(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Settings that an unknown one may be a slip for: of nearly its name in its table, or of its name in another."""
+    *tables, name = map(str, path)
+    near = get_close_matches(name, _fields(root, tuple(tables)), n=1)
+    if near:
+        return [".".join([*tables, *near])]
+    inside = [
+        table
+        for table, field in root.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    ]
+    return [f"{table}.{name}" for table in inside if name in _fields(root, (table,))]
 
 
 def _fields(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -37,7 +37,8 @@ def run(
             predecessors' settings, are the same are kept.
         until: a stage, or `report` for all of them.
         announce: called with each stage's name as it begins, and before them with `load`.
-        tell: called with a sentence, where other settings than before outdate what was made.
+        tell: called with a sentence: how many prompts there are, and where other settings than before outdate what
+            was made.
         engine: what does the work over prompts; no result depends on it. Default: this process.
 
     Raises:
@@ -65,6 +66,9 @@ def run(
         done = [stage for stage in wanted if stage not in missing]
         folder = open_folder(cfg, inputs.hashes, versions=versions, done=done)
         inputs = inputs.cached(folder)
+        if "prompts" in missing:
+            find, report = inputs.prompts.find, inputs.prompts.report
+            tell(f"{len(find)} prompts find neurons, {len(report)} others report")
         if model is not None and working is not None:
             folder.note(revision=inputs.source.revision)
             before, stale = folder.config(), _stale(missing)

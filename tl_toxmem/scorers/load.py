@@ -49,7 +49,8 @@ def load_scorer(name: str, *, device: str = "cpu", trust_pickle: bool = False) -
     # Only the `@` after the file's ending separates: a path may have others.
     match = re.fullmatch(rf"{_DETOXIFY}(.+?\.ckpt)(?:@(.+))?", name)
     if match is None:
-        raise ToxmemError(f"unknown scorer {name!r}: choose from {', '.join(SCORER_NAMES)}")
+        hint = f"write {_DETOXIFY}{name}, or " if name.endswith(".ckpt") else ""
+        raise ToxmemError(f"unknown scorer {name!r}: {hint}choose from {', '.join(SCORER_NAMES)}")
     checkpoint = Path(match[1]).expanduser().absolute()
     config = Path(match[2]).expanduser().absolute() if match[2] else checkpoint.parent / "config"
     check_checkpoint(checkpoint, trust_pickle=trust_pickle)
