@@ -71,6 +71,17 @@ def test_layers(trace):
     assert "nats" in figure.layout.yaxis.title.text
 
 
+def test_without_subjects_there_is_one_panel_and_the_prompt_is_corrupted(trace):
+    assert trace.has_subjects and "on the subject" in str(trace)
+    whole = replace(trace, subjects=tuple((0, len(words)) for words in trace.words))
+    assert not whole.has_subjects
+    figure = whole.plot("layers")
+    assert "at the prompt's last token" in text_of(figure)
+    assert "subject" not in text_of(figure)
+    assert len(figure.data) * 2 == len(trace.plot("layers").data)
+    assert "on the prompt" in str(whole) and "on the subject" not in str(whole)
+
+
 def test_classes(trace):
     figure = trace.plot("classes")
     maps, dots = figure.data[::2], figure.data[1::2]

@@ -14,16 +14,20 @@ if TYPE_CHECKING:
 
 
 def plot_layers(trace: "Trace") -> go.Figure:
-    """Mean effect by layer at two tokens, a line per site with its 95 % interval; single layers dotted."""
+    """Mean effect by layer at two tokens, a line per site with its 95 % interval; single layers dotted.
+
+    Without subjects the two are one token, and there is one panel.
+    """
+    places = list(PLACE_NAMES)[not trace.has_subjects :]
     figure = make_subplots(
         rows=1,
-        cols=2,
+        cols=len(places),
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        subplot_titles=[f"at {name}" for name in PLACE_NAMES.values()],
+        subplot_titles=[f"at {PLACE_NAMES[place]}" for place in places],
     )
     families = list(dict.fromkeys(site.removesuffix("_single") for site in trace.sites))
-    for column, place in enumerate(PLACE_NAMES, start=1):
+    for column, place in enumerate(places, start=1):
         frame = trace.by_layer(place)
         for s, site in enumerate(trace.sites):
             rows = frame[frame.site == site]

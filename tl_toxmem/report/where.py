@@ -6,8 +6,8 @@ from tl_toxmem.report.results import Results
 from tl_toxmem.trace import Figure, Robustness, Trace
 
 _WHAT = (
-    "Corrupting the subject's embeddings takes the target away; then one state at a time is put back to its clean "
-    "value. An effect above zero: the state mediates the target."
+    "Corrupting the embeddings of the subject, or of the whole prompt where it has none, takes the target away; then "
+    "one state at a time is put back to its clean value. An effect above zero: the state mediates the target."
 )
 
 

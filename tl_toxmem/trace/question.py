@@ -102,7 +102,8 @@ def _words(
 ) -> str:
     total = mean_estimate(trace.total_effect.numpy(), seed=trace.seed)
     taken = f"{total.value:.3g} {UNITS[trace.metric]}"
-    what = {"noise": "Noise on the subject", "mean": "The mean embedding in the subject's place"}
+    where = "subject" if trace.has_subjects else "prompt"
+    what = {"noise": f"Noise on the {where}", "mean": f"The mean embedding in the {where}'s place"}
     source = what.get(trace.corruption, "The counterfactual prompt")
     if total.n < ENOUGH:
         return (

@@ -100,6 +100,12 @@ class Trace(Displayed):
         return summary(self)
 
     @property
+    def has_subjects(self) -> bool:
+        """Whether the corrupted span of some prompt ends before the prompt does; without a subject it is all of it."""
+        spans = zip(self.subjects, self.words, strict=True)
+        return any(end < len(words) for (_, end), words in spans)
+
+    @property
     def effect(self) -> Float[Tensor, "prompt site layer pos"]:
         """Indirect effects in `metric`, positive where a state mediates the target; NaN past a prompt's end."""
         m = self.metrics.index(self.metric)

@@ -35,7 +35,8 @@ def summary(trace: "Trace") -> Display:
 
 def _corruption(trace: "Trace") -> str:
     if trace.corruption == "noise":
-        return f"noise of {trace.noise:.3g} on the subject ({count(trace.n_noise, 'draw')})"
+        where = "subject" if trace.has_subjects else "prompt"
+        return f"noise of {trace.noise:.3g} on the {where} ({count(trace.n_noise, 'draw')})"
     return {"replace": "the counterfactual"}.get(trace.corruption, "the mean embedding")
 
 
@@ -48,10 +49,8 @@ def _largest(trace: "Trace") -> Table:
     """Sites by tokens: in which layer the mean effect is largest, and how large."""
     from tl_toxmem.plots.trace import PLACE_NAMES, site_title
 
-    ends = [end for _, end in trace.subjects]
-    same = ends == [len(words) for words in trace.words]  # the subject's last token is the prompt's
     rows = []
-    for place in PLACES[1:] if same else PLACES:
+    for place in PLACES if trace.has_subjects else PLACES[1:]:
         found = trace.by_layer(place).dropna(subset=["value"]).to_dict("records")
         for s, site in enumerate(trace.sites):
             own = [row for row in found if row["site"] == site]
