@@ -231,7 +231,8 @@ def test_other_settings_of_a_stage_redo_it_and_what_follows(finished, tmp_path):
     run(changed, until="delete", announce=stages.append, tell=said.append)
     assert stages == ["load", "select", "delete"]
     assert said == [
-        f"{out}: other settings than before in select outdate select, delete, evaluate, export"
+        f"{out}: other settings than before in select outdate select, delete, evaluate, export; what is there stays "
+        "until it is replaced"
     ]
     assert not (out / "9_comparison.parts").exists(), "what it kept was made under other settings"
     for name in ("1_prompts.jsonl", "2_trace.safetensors", "3_scores.safetensors"):
@@ -244,6 +245,8 @@ def test_other_settings_of_a_stage_redo_it_and_what_follows(finished, tmp_path):
     stages, said = [], []
     run(changed, until="delete", announce=stages.append, tell=said.append)
     assert not stages and not said
+    run(changed, until="evaluate", tell=said.append)
+    assert said == [f"{out}: still to be made: evaluate"]
 
 
 def labelled_file(path, *, toxic="a fool"):
@@ -281,7 +284,9 @@ def test_labelled_text_is_added_to_a_folder_and_outdates_only_what_rests_on_it(f
     labelled_file(file, toxic="an oaf")
     (out / "3_scores.parts").mkdir()
     assert attribute(config(out, **probe)) == ["load", "attribute"]
-    assert said == [f"{out}: other settings than before in labelled outdate attribute"]
+    assert said == [
+        f"{out}: other settings than before in labelled outdate attribute; what is there stays until it is replaced"
+    ]
     assert not (out / "3_scores.parts").exists(), "what it kept was made of other texts"
 
 

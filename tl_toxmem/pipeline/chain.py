@@ -37,8 +37,8 @@ def run(
             predecessors' settings, are the same are kept.
         until: a stage, or `report` for all of them.
         announce: called with each stage's name as it begins, and before them with `load`.
-        tell: called with a sentence: how many prompts there are, and where other settings than before outdate what
-            was made.
+        tell: called with a sentence: how many prompts there are, what is still to be made, and where other settings
+            than before outdate what was made.
         engine: what does the work over prompts; no result depends on it. Default: this process.
 
     Raises:
@@ -62,7 +62,12 @@ def run(
         outdated = folder.outdated(cfg, inputs.hashes)
         if outdated:
             names = ", ".join(folder.differences(cfg, inputs.hashes))
-            tell(f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}")
+            tell(
+                f"{cfg.out}: other settings than before in {names} outdate {', '.join(outdated)}; what is there stays "
+                "until it is replaced"
+            )
+        elif missing and len(missing) < len(wanted):
+            tell(f"{cfg.out}: still to be made: {', '.join(missing)}")
         done = [stage for stage in wanted if stage not in missing]
         folder = open_folder(cfg, inputs.hashes, versions=versions, done=done)
         inputs = inputs.cached(folder)
