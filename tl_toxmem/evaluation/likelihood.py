@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import kl_div, nll_loss
 
 from tl_toxmem.careful import Carefully
 from tl_toxmem.deletion import Deletion
@@ -35,7 +35,7 @@ def losses(
 
 
 def _losses(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, " row"]:
-    return _nll(_logits(model, batch), batch)
+    return _nll(_logits(model, batch).log_softmax(-1), batch)
 
 
 def divergences(
@@ -64,12 +64,18 @@ def _divergences(
     found = {}
     for name, law in laws.items():
         with law.applied(model):
-            logits = _logits(model, batch)
-        nll = _nll(logits, batch)
-        kl = kl_div(logits.log_softmax(-1), base, log_target=True, reduction="none").sum(-1)
+            log_probs = _logits(model, batch).log_softmax(-1)
+        # Row by row: whole distributions of all rows are held twice as it is.
+        kl = torch.stack([_kl(base[i], log_probs[i]) for i in range(len(batch))])
         kl = torch.where(real.to(kl.device), kl, 0).double().sum(1).cpu()
-        found[name] = torch.stack([nll, kl])
+        found[name] = torch.stack([_nll(log_probs, batch), kl])
     return found
+
+
+def _kl(
+    base: Float[Tensor, "kept d_vocab"], edited: Float[Tensor, "kept d_vocab"]
+) -> Float[Tensor, " kept"]:
+    return kl_div(edited, base, log_target=True, reduction="none").sum(-1)
 
 
 def greedy_right(
@@ -109,12 +115,12 @@ def _logits(model: LensModel, batch: Sequence[Row]) -> Float[Tensor, "row kept d
     return model.forward(tokens, mask, keep=max(row.n for row in batch)).float()
 
 
-def _nll(logits: Float[Tensor, "row kept d_vocab"], batch: Sequence[Row]) -> Float[Tensor, " row"]:
-    kept = logits.shape[1]
-    wanted = _wanted(batch, kept).masked_fill(~_real(batch, kept), -100).to(logits.device)
-    each = cross_entropy(
-        logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"
-    )
+def _nll(
+    log_probs: Float[Tensor, "row kept d_vocab"], batch: Sequence[Row]
+) -> Float[Tensor, " row"]:
+    kept = log_probs.shape[1]
+    wanted = _wanted(batch, kept).masked_fill(~_real(batch, kept), -100).to(log_probs.device)
+    each = nll_loss(log_probs.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
     return each.view(len(batch), kept).double().sum(1).cpu()
 
 
