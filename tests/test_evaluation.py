@@ -334,9 +334,11 @@ def two_methods(monkeypatch, deletion):
 
 
 def material(texts):
-    from tl_toxmem import NeuronScores
+    """Made from other prompts than those that are measured."""
+    from tl_toxmem import NeuronScores, PromptSet
     from tl_toxmem.comparators import Material
 
+    others = [p.model_copy(update={"prompt": f"Now {p.prompt}"}) for p in texts]
     zeros = torch.zeros(4, 128)
     scores = NeuronScores(
         scores=zeros,
@@ -348,7 +350,7 @@ def material(texts):
         method="gradient",
         seed=0,
     )
-    return Material(texts, NEUTRAL, scores)
+    return Material(PromptSet.of(others), NEUTRAL, scores)
 
 
 def test_a_comparison_runs_base_once_and_measures_what_it_is_told_to(
