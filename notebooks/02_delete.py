@@ -81,7 +81,7 @@ cfg = SelectConfig(max_k=100)
 curve = choose_k(model, find, scores, neutral=choosing, scorer=scorer, cfg=cfg)
 k = pick_k(curve, cfg=cfg)
 neurons = select_neurons(scores, cfg=cfg.model_copy(update={"k": k}))
-pd.DataFrame([point.to_json() for point in curve])
+pd.DataFrame(curve)
 
 # %%
 neurons

@@ -337,7 +337,7 @@ def test_a_damaged_provenance(cli, tmp_path):
     (out / "provenance.json").write_text('{"format_version": 1}')
     result = cli("run", out)
     assert result.exit_code == 1
-    assert "is damaged: it lacks inputs" in result.stderr
+    assert "inputs: Field required" in result.stderr
 
 
 def test_verify_of_nothing(cli, tmp_path):

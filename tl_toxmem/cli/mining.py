@@ -123,7 +123,7 @@ def load_for_mining(
 
 def _print(console: "Console", found: "Mined", out: Path) -> None:
     for line in (
-        str(found),
+        *str(found).split("\n"),
         f"{out}: give --prompts {out / 'prompts.jsonl'} --benign {out / 'benign.jsonl'} to run",
     ):
         say(console, line)

@@ -32,7 +32,7 @@ def print_trace(console: Any, folder: "RunFolder") -> None:
                 effect = f"{best['value']:.4g}"
                 rows.append((site, place, best["layer"], effect, interval, best["n"]))
     unit = UNITS[trace.metric]
-    say(console, f"{trace!r}; of each site the layer of the largest mean effect:")
+    say(console, f"{trace.display().headline}; of each site the layer of the largest mean effect:")
     heads = ("site", "token", "layer", f"effect ({unit})", "95 % interval", "prompts")
     print_table(console, heads, rows, left=_WORDS)
     if not bool(trace.parts.isnan().any()):
@@ -53,7 +53,7 @@ def print_scores(console: Any, folder: "RunFolder") -> None:
         effect = f"{measured[neuron].value:.4g}" if neuron in measured else ""
         numbers = (float(scores.scores[neuron]), float(scores.cost[neuron]))
         rows.append((*neuron, f"{numbers[0]:.4g}", effect, f"{numbers[1]:.4g}"))
-    say(console, f"the {len(rows)} highest of {scores!r}")
+    say(console, scores.display().headline)
     print_table(console, heads, rows, left=_WORDS)
     if scores.verification is not None:
         say(console, scores.verification.text())
