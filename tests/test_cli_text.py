@@ -93,10 +93,6 @@ def test_what_a_terminal_would_obey_or_hide_is_escaped(text, shown):
 @pytest.mark.parametrize("command", ["trace", "attribute", "select", "evaluate", "export", "run"])
 def test_what_is_printed_of_a_run_has_its_lines(finished, tmp_path, command):
     """A record that is told in a line is told by its headline: the line ends of all of it would be escapes."""
-    import shutil
-
-    from typer.testing import CliRunner
-
     from tl_toxmem.cli import app
 
     out = tmp_path / "copy"
