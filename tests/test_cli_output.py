@@ -113,7 +113,7 @@ def test_json_has_the_numbers_of_the_files_and_none_of_their_texts(cli, folder):
     ("command", "words"),
     [
         ("trace", ["largest mean effect", "mlp_out", "figures:"]),
-        ("attribute", ["highest of", "deleted alone"]),
+        ("attribute", ["highest", "deleted alone"]),
         ("select", ["k = ", "raises"]),
         ("evaluate", ["neutral ppl", "held-out prompts"]),
         ("export", ["held-out prompts", "identical greedy continuations", "checkpoint:"]),

@@ -269,7 +269,7 @@ def test_attribute_and_select_say_what_they_found(tmp_path):
     args += [word for setting in sizes for word in ("--set", setting)]
     found = CliRunner().invoke(app, ["attribute", *args])
     assert found.exit_code == 0, found.output
-    assert "the 10 highest of Scores of 6 x 512 neurons of demo by gradient" in found.output
+    assert "Scores of 6 x 512 neurons of demo by gradient" in found.output
     assert "deleted alone (nats)" in found.output
     assert "Set to zero one by one, of the 3 highest" in found.output
     chosen = CliRunner().invoke(app, ["select", *args])
