@@ -11,3 +11,8 @@ class ToxmemError(ValueError):
 
 class NotFinite(ToxmemError):
     """A number is NaN or infinite, which no later step can make good."""
+
+
+def brief(error: Exception, *, most: int | None = 200) -> str:
+    """An error of another library in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tl_toxmem.engine import LOCAL, Engine, Work
 from tl_toxmem.engines.worker import Worker, like
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import ToxmemError, brief
 from tl_toxmem.notice import notice
 from tl_toxmem.progress import Advance
 
@@ -251,15 +251,16 @@ class RayEngine:
                 raise error.cause from None
             raise
         except known.RayActorError as error:
+            reason = brief(error, most=None)
             raise ToxmemError(
-                f"a worker of Ray died, and so did {_RETRIES} that did its work again ({_brief(error)}); if memory was "
-                "short, give fewer workers"
+                f"a worker of Ray died, and so did {_RETRIES} that did its work again ({reason}); if memory was short, "
+                "give fewer workers"
             ) from None
-        except (
-            known.RayError
-        ) as error:  # its store or its disk is full, its monitor found memory short
+        except known.RayError as error:
+            # Its store or its disk is full, or its monitor found memory short.
+            reason = f"{type(error).__name__}: {brief(error, most=None)}"
             raise ToxmemError(
-                f"Ray gave up ({type(error).__name__}: {_brief(error)}): give fewer workers, or --engine local"
+                f"Ray gave up ({reason}): give fewer workers, or --engine local"
             ) from None
 
     def _stop(self) -> None:
@@ -268,7 +269,3 @@ class RayEngine:
         self._actors = []
         if self._own_ray:
             self._ray.shutdown()
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())

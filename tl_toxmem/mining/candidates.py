@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import ToxmemError, brief
 from tl_toxmem.reading import parse_json
 
 HUB = "hub:"
@@ -196,7 +196,7 @@ def _hub_rows(place: str) -> tuple[Iterator[tuple[str, dict[str, Any]]], str]:
         ValueError,
         RuntimeError,  # of a dataset that is a script
     ) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         raise ToxmemError(
             f"cannot get the dataset {name} at {revision}, split {split or _SPLIT} ({reason}): "
             "check the names, go online once, or give a file"

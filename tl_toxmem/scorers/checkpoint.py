@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import ToxmemError, brief
 from tl_toxmem.files import sha256_file
-from tl_toxmem.scorers.classifier import brief
 
 # In checkpoints of older transformers, and no weights of today's classifiers.
 UNUSED = ("position_ids", ".pooler.")

@@ -139,8 +139,3 @@ def fit_tokenizer(tokenizer: Any, model: Any, *, where: str) -> None:
             limit = module.num_embeddings - module.padding_idx - 1
     if limit is not None and limit > 0:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-
-
-def brief(error: Exception) -> str:
-    """An error of another library in one short line."""
-    return " ".join(str(error).split())[:200]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from tl_toxmem.contained import check_contained, readable
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import ToxmemError, brief
 from tl_toxmem.scorers.built_late import BuiltLate
 from tl_toxmem.scorers.checkpoint import check_keys
-from tl_toxmem.scorers.classifier import Classifier, brief, fit_tokenizer
+from tl_toxmem.scorers.classifier import Classifier, fit_tokenizer
 from tl_toxmem.scorers.hashes import config_sha256, files_sha256
 from tl_toxmem.scorers.labels import output_of, pick_label
 

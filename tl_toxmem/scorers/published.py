@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tl_toxmem.errors import ToxmemError
+from tl_toxmem.errors import ToxmemError, brief
 from tl_toxmem.progress import is_silent
-from tl_toxmem.scorers.classifier import brief
 
 PUBLISHED = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")
 
